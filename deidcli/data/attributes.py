@@ -1,0 +1,242 @@
+"""Attribute names and letters, and the label files that data sets bring."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deidcli.errors import UsageError
+
+CELEBA_ATTRIBUTES: tuple[str, ...] = (
+    *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs"),
+    *("Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair"),
+    *("Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair"),
+    *("Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache"),
+    *("Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline"),
+    *("Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings"),
+    *("Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young"),
+)
+"""CelebA's 40 attributes, in the order of `list_attr_celeba.txt`."""
+
+LETTERS: dict[str, str] = {
+    "G": "Male",
+    "S": "Smiling",
+    "B": "Big_Nose",
+    "E": "Eyeglasses",
+    "Y": "Young",
+}
+"""Letters of `--attrs`, as in Liu et al., sec. IV (gender, smile, big nose, eyeglasses, young)."""
+
+PARTITION = "partition"
+_PARTITIONS = ("train", "valid", "test")
+
+IDENTITY_COLUMNS = frozenset(
+    {"identity", "identity_id", "identities", "person", "person_id", "person_name", "people"}
+    | {"subject", "subject_id", "celeb", "celeb_id", "celebrity", "celebrity_name", "name", "names"}
+    | {"full_name", "first_name", "last_name", "face_id", "individual", "who", "ssn", "patient_id"}
+    | {"patient", "patient_name", "email", "phone", "date_of_birth", "dob", "uid", "user_id"}
+)
+"""Columns that name a person; compared in lower case, `-` and space as `_`."""
+
+_DESCRIPTOR = re.compile(r"embedding|encoding|descriptor|faceprint|arcface|facenet", re.I)
+_IDENTITY_WORD = re.compile(r"(^|_)(identity|person_?(id|name)|subject_?id|celeb(rity)?_?id)($|_)")
+
+Labels = Mapping[str, int]
+"""Attribute name -> +1 (present) or -1 (absent). Attributes without a label are missing."""
+
+
+def parse_attributes(text: str) -> tuple[str, ...]:
+    """`GSBE` or `Male,Smiling` to CelebA's names, in the order given, without doubles.
+
+    Raises:
+        UsageError: a letter or name that is not known.
+    """
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if len(names) == 1 and names[0] not in CELEBA_ATTRIBUTES:
+        names = list(names[0])
+    result = [LETTERS.get(name.upper(), name) if len(name) == 1 else name for name in names]
+    for name in result:
+        if name not in CELEBA_ATTRIBUTES:
+            letters = ", ".join(f"{k} {v}" for k, v in LETTERS.items())
+            raise UsageError(
+                f"--attrs knows no attribute {name!r}",
+                f"use letters ({letters}) or CelebA's names separated by commas",
+            )
+    return tuple(dict.fromkeys(result))
+
+
+def is_identity_column(name: str) -> bool:
+    """Whether a column's name says that it identifies a person."""
+    plain = re.sub(r"[\s-]+", "_", name.strip().lower())
+    return plain in IDENTITY_COLUMNS or bool(_IDENTITY_WORD.search(plain))
+
+
+def is_descriptor_column(name: str) -> bool:
+    """Whether a column's name says that it holds a face's embedding."""
+    return bool(_DESCRIPTOR.search(name))
+
+
+@dataclass
+class LabelFiles:
+    """What the label files of a folder say about its pictures."""
+
+    labels: dict[str, Labels] = field(default_factory=dict)
+    """By relative path, or by bare file name where the file gives only that."""
+    partitions: dict[str, str] = field(default_factory=dict)
+    identities: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    """Relative paths of the files that were read."""
+    warnings: list[str] = field(default_factory=list)
+
+    def of(self, key: str) -> tuple[Labels, str | None, str | None]:
+        """Labels, partition and identity of the picture with this relative path."""
+        base = key.rsplit("/", 1)[-1]
+        labels = self.labels.get(key) or self.labels.get(base) or {}
+        partition = self.partitions.get(key, self.partitions.get(base))
+        identity = self.identities.get(key, self.identities.get(base))
+        return labels, partition, identity or lfw_identity(key)
+
+
+def lfw_identity(key: str) -> str | None:
+    """The person of a picture in LFW's layout, `Name/Name_0001.jpg`, else None."""
+    parts = key.split("/")
+    if len(parts) < 2:
+        return None
+    match = re.fullmatch(r"(.+)_\d{3,5}\.\w+", parts[-1])
+    return parts[-2] if match and match.group(1) == parts[-2] else None
+
+
+def read_label_files(root: Path, keys: Iterable[str]) -> LabelFiles:
+    """Read the label files of CelebA, LFW and Hugging Face's ImageFolder among `keys`.
+
+    Args:
+        root: the folder.
+        keys: relative paths of all files below it.
+
+    A label file that cannot be read is a warning, never an error: labels may be missing, but no
+    picture is lost for them.
+    """
+    found = LabelFiles()
+    for key in keys:
+        base = key.rsplit("/", 1)[-1].lower()
+        reader = _READERS.get(base)
+        if reader is None:
+            continue
+        try:
+            reader(root / key, key.rpartition("/")[0], found)
+            found.used.add(key)
+        except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+            found.warnings.append(f"the label file {key} cannot be read: {error}")
+    return found
+
+
+def to_label(value: object) -> int | None:
+    """+1 or -1 from the ways that data sets write a binary attribute; None if it is none."""
+    if isinstance(value, bool):
+        return 1 if value else -1
+    text = str(value).strip().lower()
+    if text in ("1", "1.0", "true", "yes"):
+        return 1
+    return -1 if text in ("-1", "-1.0", "0", "0.0", "false", "no") else None
+
+
+def _rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        if path.suffix == ".csv":
+            return [row for row in csv.reader(file) if row]
+        return [line.split() for line in file if line.strip()]
+
+
+def _celeba_attributes(path: Path, folder: str, found: LabelFiles) -> None:
+    rows = _rows(path)
+    if path.suffix == ".csv":
+        names, rows = rows[0][1:], rows[1:]
+    else:
+        names, rows = rows[1], rows[2:]
+    for row in rows:
+        pairs = ((name, to_label(value)) for name, value in zip(names, row[1:], strict=True))
+        found.labels[row[0]] = {name: value for name, value in pairs if value is not None}
+
+
+def _celeba_partitions(path: Path, folder: str, found: LabelFiles) -> None:
+    for row in _rows(path):
+        if row[1].isdigit():
+            found.partitions[row[0]] = _PARTITIONS[int(row[1])]
+
+
+def _celeba_identities(path: Path, folder: str, found: LabelFiles) -> None:
+    for row in _rows(path):
+        if row[1].isdigit():
+            found.identities[row[0]] = row[1]
+
+
+def _lfw_attributes(path: Path, folder: str, found: LabelFiles) -> None:
+    """Kumar et al.'s attribute scores: positive means present."""
+    with path.open(encoding="utf-8") as file:
+        lines = [line.rstrip("\n").split("\t") for line in file if line.strip()]
+    header = next(line for line in lines if "person" in line)
+    names = [name.strip().replace(" ", "_") for name in header if name.strip() != "#"]
+    for line in lines[lines.index(header) + 1 :]:
+        values = dict(zip(names, line, strict=True))
+        person = values.pop("person").replace(" ", "_")
+        number = int(values.pop("imagenum"))
+        scores = {name: 1 if float(score) > 0 else -1 for name, score in values.items()}
+        labels = {name: score for name, score in scores.items() if name in CELEBA_ATTRIBUTES}
+        found.labels[f"{person}_{number:04d}.jpg"] = labels
+
+
+def _lfw_people(path: Path, folder: str, found: LabelFiles) -> None:
+    partition = "train" if "train" in path.name.lower() else "test"
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            parts = line.split()
+            if len(parts) == 2 and parts[1].isdigit():
+                for number in range(1, int(parts[1]) + 1):
+                    found.partitions[f"{parts[0]}_{number:04d}.jpg"] = partition
+
+
+def _image_folder(path: Path, folder: str, found: LabelFiles) -> None:
+    """Hugging Face's `metadata.csv`, `.jsonl` or `.parquet`, `file_name` relative to it."""
+    for row in _table_rows(path):
+        name = str(row["file_name"])
+        key = f"{folder}/{name}" if folder else name
+        pairs = ((column, to_label(row[column])) for column in row if column in CELEBA_ATTRIBUTES)
+        found.labels[key] = {column: label for column, label in pairs if label is not None}
+        split = row.get(PARTITION) or row.get("split")
+        if split:
+            found.partitions[key] = str(split)
+        for column, value in row.items():
+            if is_identity_column(column) and value is not None:
+                found.identities[key] = str(value)
+
+
+def _table_rows(path: Path) -> list[dict[str, object]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            return [dict(row) for row in csv.DictReader(file)]
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, object]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+_READERS = {
+    "list_attr_celeba.txt": _celeba_attributes,
+    "list_attr_celeba.csv": _celeba_attributes,
+    "list_eval_partition.txt": _celeba_partitions,
+    "list_eval_partition.csv": _celeba_partitions,
+    "identity_celeba.txt": _celeba_identities,
+    "identity_celeba.csv": _celeba_identities,
+    "lfw_attributes.txt": _lfw_attributes,
+    "peopledevtrain.txt": _lfw_people,
+    "peopledevtest.txt": _lfw_people,
+    "metadata.csv": _image_folder,
+    "metadata.jsonl": _image_folder,
+    "metadata.parquet": _image_folder,
+}

@@ -1,0 +1,230 @@
+"""Bytes to pixels and back. Nothing but pixels comes out: no EXIF, XMP, IPTC, comment, thumbnail,
+color profile or second frame of the source reaches an encoder.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image as Pil
+from PIL import ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+from deidcli.faces.align import Image
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+Pil.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked before any pixel is decoded
+
+MAX_MEGAPIXELS = 150.0
+"""Larger pictures are withheld: 150 MP take about 1 GB while they are decoded."""
+JPEG_QUALITY = 95
+
+Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
+
+FORMAT_OF_EXTENSION: dict[str, Format] = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".dib": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+}
+"""What a name's extension promises, and so what is written under that name."""
+
+READ_ONLY_EXTENSIONS = frozenset(
+    {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".ico", ".pcx", ".mpo"}
+)
+"""Pictures that are read; they are published as PNG, their name extended by `.png`."""
+
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"BM",
+    b"II*\x00",
+    b"MM\x00*",
+    b"\x00\x00\x00\x0cjP  ",
+)
+
+
+class BadImage(Exception):
+    """These bytes cannot be read as a picture. The text says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as pixels."""
+
+    pixels: Image
+    """(H, W, 3) uint8 RGB, upright."""
+    format: Format
+    """The format that the bytes were in, or PNG where we do not write that format."""
+    notes: tuple[str, ...]
+    """What had to be converted, e.g. `16 bit to 8 bit`."""
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file's first 16 bytes are those of a picture."""
+    riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    isobmff = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
+    return riff or isobmff or head.startswith(_SIGNATURES)
+
+
+def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Decoded:
+    """Decode a picture to upright 8-bit RGB.
+
+    16-bit samples are scaled to 8 bits, color profiles converted to sRGB, transparency is laid
+    over white, and of animations and multi-page files the first frame is taken; each is noted.
+
+    Raises:
+        BadImage: empty, cut short, no picture, or above `max_megapixels`.
+    """
+    if not data:
+        raise BadImage("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(data, max_megapixels)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not a picture, or of an unknown format") from None
+    except MemoryError:
+        raise BadImage("too large for this machine's memory") from None
+    except Exception as error:  # Pillow's decoders raise almost every built-in exception
+        raise BadImage(f"cannot be decoded: {_short(error)}") from None
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:120]
+
+
+def _decode(data: bytes, max_megapixels: float) -> Decoded:
+    notes: list[str] = []
+    with Pil.open(io.BytesIO(data)) as opened:
+        megapixels = opened.width * opened.height / 1e6
+        if megapixels > max_megapixels:
+            raise BadImage(f"{megapixels:.0f} megapixels, above the limit of {max_megapixels:g}")
+        name = opened.format or ""
+        if getattr(opened, "n_frames", 1) > 1:
+            notes.append("first frame of several")
+        if _bits(opened, data) == 16 and not opened.mode.startswith("I"):
+            notes.append("16 bit to 8 bit")  # Pillow itself keeps the upper byte
+        opened.load()
+        picture = _upright(opened, notes)
+        picture = _to_srgb(_to_rgb(picture, notes), notes)
+        pixels = np.array(picture, dtype=np.uint8)
+    known: Format = {str(f): f for f in FORMAT_OF_EXTENSION.values()}.get(name, "PNG")
+    if name == "MPO":  # a JPEG with further JPEGs behind it, as many cameras write
+        known = "JPEG"
+    return Decoded(pixels, known, tuple(notes))
+
+
+def _bits(picture: Pil.Image, data: bytes) -> int:
+    """Bits a sample, as the file's header says."""
+    if picture.format == "PNG":
+        return data[24]
+    if picture.format == "TIFF":
+        return int(max(np.atleast_1d(getattr(picture, "tag_v2", {}).get(258, 8))))
+    return 8
+
+
+def _upright(picture: Pil.Image, notes: list[str]) -> Pil.Image:
+    try:
+        orientation = picture.getexif().get(0x0112, 1)
+    except Exception:  # broken EXIF must not cost the picture
+        return picture
+    if orientation in range(2, 9):
+        notes.append("EXIF orientation applied")
+        return ImageOps.exif_transpose(picture)
+    return picture
+
+
+def _to_rgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
+    mode = picture.mode
+    if mode.startswith("I") or mode == "F":
+        notes.append(f"{'float' if mode == 'F' else '16 bit'} to 8 bit")
+        return Pil.fromarray(_scale_to_8_bit(np.asarray(picture))).convert("RGB")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        return _over_white(picture, notes)
+    if mode in ("CMYK", "YCCK", "LAB", "HSV", "YCbCr"):
+        notes.append(f"{mode} to RGB")
+        return _from_cmyk_profile(picture) if mode == "CMYK" else picture.convert("RGB")
+    return picture.convert("RGB")  # 1, L, P: the same colors in RGB
+
+
+def _over_white(picture: Pil.Image, notes: list[str]) -> Pil.Image:
+    notes.append("transparency over white")
+    rgba = picture.convert("RGBA")
+    white = Pil.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Pil.alpha_composite(white, rgba).convert("RGB")
+
+
+def _scale_to_8_bit(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Image:
+    """Gray samples of any depth to uint8: 16-bit by 257, others by their own range."""
+    values = samples.astype(np.float32)
+    high = float(values.max(initial=0))
+    low = min(0.0, float(values.min(initial=0)))
+    if low == 0 and high <= 65535 and np.issubdtype(samples.dtype, np.integer):
+        scaled = values / 257.0
+    elif low == 0 and high <= 1:
+        scaled = values * 255.0
+    else:
+        scaled = (values - low) / max(high - low, 1e-9) * 255.0
+    return np.asarray(np.rint(scaled), dtype=np.uint8)
+
+
+def _from_cmyk_profile(picture: Pil.Image) -> Pil.Image:
+    profile = picture.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(
+                picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError):
+            converted = None
+        if converted is not None:
+            converted.info.pop("icc_profile", None)
+            return converted
+    return picture.convert("RGB")
+
+
+def _to_srgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
+    profile = picture.info.get("icc_profile")
+    if not profile or b"sRGB" in profile:
+        return picture
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, OSError):  # a profile of another color space, or a broken one
+        return picture
+    notes.append("color profile to sRGB")
+    return converted if converted is not None else picture
+
+
+def encode(pixels: Image, format: Format, jpeg_quality: int = JPEG_QUALITY) -> bytes:
+    """Encode (H, W, 3) uint8 RGB. The same pixels always give the same bytes."""
+    buffer = io.BytesIO()
+    picture = Pil.fromarray(pixels)
+    if format == "JPEG":
+        picture.save(buffer, "JPEG", quality=jpeg_quality, subsampling=0)
+    elif format == "PNG":
+        picture.save(buffer, "PNG", compress_level=3)
+    elif format == "WEBP":
+        picture.save(buffer, "WEBP", quality=jpeg_quality, method=2)
+    elif format == "TIFF":
+        picture.save(buffer, "TIFF", compression="tiff_deflate")
+    else:
+        picture.save(buffer, format)
+    return buffer.getvalue()

@@ -1,0 +1,202 @@
+"""The journal of a run: what it was asked to do, and one file for each finished shard.
+
+It lives in OUT.private, which is never published. A shard whose part exists is done: its pictures
+were written, flushed and named before the part was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli.data.sink import AtomicParquet, Result, Written, scratch, write_atomic, writing
+from deidcli.errors import DeidError
+
+FACE_TYPE = pa.struct(
+    [
+        pa.field("box", pa.list_(pa.float32(), 4)),
+        pa.field("score", pa.float32()),
+        pa.field("affine", pa.list_(pa.float64(), 6)),
+        pa.field("method", pa.string()),
+        pa.field("gate_distance", pa.float32()),
+    ]
+)
+_OUTPUT_TYPE = pa.struct(
+    [
+        pa.field("name", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sha256", pa.string()),
+        pa.field("faces", pa.list_(FACE_TYPE)),
+    ]
+)
+PART_SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("notes", pa.list_(pa.string())),
+        pa.field("faces", pa.int32()),
+        pa.field("labels", pa.map_(pa.string(), pa.int8())),
+        pa.field("partition", pa.string()),
+        pa.field("outputs", pa.list_(_OUTPUT_TYPE)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The private folder of a run."""
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """OUT.private."""
+        return private_folder(self.out)
+
+    @property
+    def parts(self) -> Path:
+        return self.folder / "parts"
+
+    @property
+    def staging(self) -> Path:
+        """Unpublished parquet rows of finished shards, until the run is finished."""
+        return self.folder / "staging"
+
+    @property
+    def plan(self) -> Path:
+        """What a whole-set method found in its pass over the input."""
+        return self.folder / "plan"
+
+    def part(self, shard: int) -> Path:
+        """The journal entry of a shard."""
+        return self.parts / f"{shard:06d}.parquet"
+
+    def is_done(self, shard: int) -> bool:
+        return self.part(shard).exists()
+
+    def read_run(self) -> dict[str, Any] | None:
+        """The record of the run that made this folder, or None if no run did."""
+        try:
+            record: dict[str, Any] = json.loads((self.folder / "run.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DeidError(
+                f"{self.folder / 'run.json'} cannot be read: {error}",
+                f"restore it, or remove {self.out} and {self.folder} and run again",
+            ) from None
+        return record
+
+    def write_run(self, record: dict[str, Any]) -> None:
+        """Record a run before any of its work."""
+        data = json.dumps(record, indent=2, default=str).encode() + b"\n"
+        write_atomic(self.folder / "run.json", data, self.folder)
+
+    def write_part(self, shard: int, rows: list[tuple[Result, tuple[Written, ...]]]) -> None:
+        """Mark a shard as done."""
+        table = pa.Table.from_pylist([_part_row(*row) for row in rows], schema=PART_SCHEMA)
+        with AtomicParquet(self.part(shard), PART_SCHEMA, self.parts) as file:
+            file.write(table)
+
+    def read_parts(self, shards: int) -> Iterator[list[dict[str, Any]]]:
+        """The rows of every shard's part, in order."""
+        for number in range(shards):
+            yield pq.read_table(self.part(number)).to_pylist()
+
+    def create(self) -> None:
+        """Make the folder, readable by its owner alone."""
+        with writing():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.chmod(self.folder, 0o700)
+            self.parts.mkdir(exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove what an earlier run wrote, its output included."""
+        with writing():
+            for path in (self.folder, self.out):
+                if path.is_dir():
+                    for entry in list(path.iterdir()):
+                        if entry.is_dir() and not entry.is_symlink():
+                            shutil.rmtree(entry)
+                        elif entry.name != "lock":
+                            entry.unlink()
+
+    def clean(self) -> None:
+        """Remove unfinished files; parts and links stay."""
+        for folder in (self.staging, scratch(self.out), self.folder / "scan"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process.
+
+        Raises:
+            DeidError: another run works on it.
+        """
+        with writing():
+            file = open(self.folder / "lock", "w")  # noqa: SIM115 - held until the run ends
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DeidError(
+                    f"another run is writing to {self.out}", "wait for it, or choose another --out"
+                ) from None
+            yield
+        finally:
+            file.close()
+
+
+def private_folder(out: Path) -> Path:
+    """OUT.private, beside OUT."""
+    return out.with_name(out.name + ".private")
+
+
+def new_secret() -> str:
+    """A fresh key for `--names random`, as hex."""
+    return secrets.token_hex(32)
+
+
+def _part_row(result: Result, written: tuple[Written, ...]) -> dict[str, Any]:
+    sample = result.sample
+    return {
+        "source": sample.key,
+        "status": result.status,
+        "reason": result.reason,
+        "notes": list(result.notes),
+        "faces": result.faces,
+        "labels": sorted(sample.labels.items()),
+        "partition": sample.partition,
+        "outputs": [
+            {
+                "name": entry.output.name,
+                "width": entry.output.width,
+                "height": entry.output.height,
+                "sha256": entry.sha256,
+                "faces": [
+                    {
+                        "box": face.box,
+                        "score": face.score,
+                        "affine": face.affine,
+                        "method": face.method,
+                        "gate_distance": face.gate_distance,
+                    }
+                    for face in entry.output.faces
+                ],
+            }
+            for entry in written
+        ],
+    }

@@ -1,0 +1,308 @@
+"""The record of a run: metadata.parquet, link.parquet, checksums, dataset card, manifest.json.
+
+manifest.json is written last; an output without it is not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli import __version__
+from deidcli.data.attributes import PARTITION
+from deidcli.data.journal import FACE_TYPE, Journal
+from deidcli.data.parquet import ParquetShard
+from deidcli.data.sink import AtomicParquet, merge_parquet, scratch, staged_name, write_atomic
+from deidcli.data.source import Shard, Source
+from deidcli.weights import file_sha256
+
+STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
+"""Every input has exactly one of these."""
+ROWS_A_WRITE = 4096
+
+LINK_SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("notes", pa.list_(pa.string())),
+        pa.field("faces", pa.int32()),
+        pa.field("outputs", pa.list_(pa.string())),
+    ]
+)
+
+
+def metadata_schema(attributes: Sequence[str], has_partition: bool) -> pa.Schema:
+    """The schema of metadata.parquet."""
+    return pa.schema(
+        [
+            pa.field("file_name", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("status", pa.string()),
+            *(pa.field(name, pa.int8()) for name in attributes),
+            *([pa.field(PARTITION, pa.string())] if has_partition else []),
+            pa.field("faces", pa.list_(FACE_TYPE)),
+        ]
+    )
+
+
+@dataclass
+class Tally:
+    """What the parts add up to."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    published: int = 0
+    faces: int = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.statuses[row["status"]] += 1
+        self.notes.update(row["notes"])
+        if row["status"] in ("failed", "skipped"):
+            self.reasons[(row["status"], row["reason"])] += 1
+        self.published += len(row["outputs"])
+        self.faces += row["faces"]
+
+    def counts(self) -> dict[str, int]:
+        """Inputs by status, their sum, and what was published."""
+        by_status = {status: self.statuses[status] for status in STATUSES}
+        return {
+            **by_status,
+            "inputs": sum(by_status.values()),
+            "published": self.published,
+            "faces": self.faces,
+        }
+
+
+class _Buffer:
+    """Rows on their way into a parquet file, written in large row groups."""
+
+    def __init__(self, file: AtomicParquet, schema: pa.Schema) -> None:
+        self._file, self._schema = file, schema
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_A_WRITE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            self._file.write(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
+
+def write_tables(
+    out: Path, source: Source, attributes: Sequence[str], sort_names: bool
+) -> tuple[Tally, list[str]]:
+    """Write metadata.parquet, link.parquet, the published parquet files and the checksums.
+
+    Args:
+        sort_names: order the metadata by published name, so that it does not tell the source's
+            order (`--names random`).
+
+    Returns:
+        What it all adds up to, and the relative paths of the parquet files.
+    """
+    journal, tally = Journal(out), Tally()
+    schema = metadata_schema(attributes, source.has_partition)
+    sums: list[tuple[str, str]] = []
+    with ExitStack() as stack:
+        metadata_file = AtomicParquet(out / "metadata.parquet", schema, scratch(out))
+        link_file = AtomicParquet(journal.folder / "link.parquet", LINK_SCHEMA, journal.parts)
+        metadata = _Buffer(stack.enter_context(metadata_file), schema)
+        links = _Buffer(stack.enter_context(link_file), LINK_SCHEMA)
+        rows = _joined_rows(journal, source, tally, links, attributes)
+        for row, sha256 in sorted(rows, key=lambda r: str(r[0]["file_name"])) if sort_names else rows:
+            metadata.add({name: row.get(name) for name in schema.names})
+            if source.kind == "folder":
+                sums.append((str(row["file_name"]), sha256))
+        metadata.flush()
+        links.flush()
+    shards = _merge_shards(out, source) if source.kind == "parquet" else []
+    sums += [(name, file_sha256(out / name)) for name in shards]
+    _write_sums(out, sums)
+    return tally, shards
+
+
+def _joined_rows(
+    journal: Journal,
+    source: Source,
+    tally: Tally,
+    links: _Buffer,
+    attributes: Sequence[str],
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """One row a published picture with its sha256; on the way, tallies and links every input."""
+    row_numbers: Counter[str] = Counter()
+    for shard, part in zip(source.shards, journal.read_parts(len(source.shards)), strict=True):
+        for entry in part:
+            tally.add(entry)
+            labels = dict(entry["labels"])
+            names = []
+            for output in entry["outputs"]:
+                name = _published_name(shard, output["name"], row_numbers)
+                names.append(name)
+                yield {
+                    "file_name": name,
+                    "width": output["width"],
+                    "height": output["height"],
+                    "status": entry["status"],
+                    PARTITION: entry["partition"],
+                    "faces": output["faces"],
+                    **{attribute: labels.get(attribute) for attribute in attributes},
+                }, output["sha256"]
+            linked = {key: entry[key] for key in ("source", "status", "reason", "notes", "faces")}
+            links.add({**linked, "outputs": names})
+
+
+def _published_name(shard: Shard, name: str, row_numbers: Counter[str]) -> str:
+    if not isinstance(shard, ParquetShard):
+        return f"images/{name}"
+    row = row_numbers[shard.key]
+    row_numbers[shard.key] += 1
+    return f"data/{shard.key}#{row}"
+
+
+def _merge_shards(out: Path, source: Source) -> list[str]:
+    staging = Journal(out).staging
+    staged: dict[str, list[Path]] = {}
+    for shard in source.shards:
+        if isinstance(shard, ParquetShard):
+            staged.setdefault(shard.key, []).append(staging / staged_name(shard.index))
+    names = []
+    for key, paths in staged.items():
+        name = f"data/{key}"
+        if not (out / name).exists() or all(path.exists() for path in paths):
+            merge_parquet(paths, out / name, scratch(out))
+        names.append(name)
+    return names
+
+
+def _write_sums(out: Path, sums: list[tuple[str, str]]) -> None:
+    lines = []
+    for name, sha256 in sorted(sums):
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n")
+    write_atomic(out / "SHA256SUMS", "".join(lines).encode(), scratch(out))
+
+
+def environment() -> dict[str, str]:
+    """Versions of what decides the pixels. Nothing that names the machine or its user."""
+    import cv2
+    import dlib
+    import numpy as np
+    import PIL
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "dlib": dlib.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "pyarrow": pa.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def write_manifest(out: Path, record: dict[str, Any]) -> None:
+    """Write manifest.json, the mark of a finished run."""
+    names = ["README.md", "SHA256SUMS", "metadata.parquet"]
+    files = {name: file_sha256(out / name) for name in names}
+    values = {"deid_version": __version__, **record, "files": files}
+    data = json.dumps(values, indent=2, default=str, ensure_ascii=False).encode() + b"\n"
+    write_atomic(out / "manifest.json", data, scratch(out))
+
+
+def read_manifest(out: Path) -> dict[str, Any] | None:
+    """manifest.json of a finished run, or None where there is none."""
+    try:
+        record: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return record
+
+
+def write_card(out: Path, source: Source, record: dict[str, Any], shards: Sequence[str]) -> None:
+    """README.md: a dataset card that tells Hugging Face's loader which files are data."""
+    write_atomic(out / "README.md", card(source, record, shards).encode(), scratch(out))
+
+
+def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
+    """The text of the dataset card."""
+    if source.kind == "folder":
+        splits = {"train": ["metadata.parquet", "images/**"]}
+    else:
+        splits = _splits(shards)
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split, paths in splits.items():
+        lines += [f"  - split: {split}", "    path:", *(f"    - {json.dumps(p)}" for p in paths)]
+    counts = record["counts"]
+    gate = record["gate"]
+    gate_text = (
+        f"a face whose dlib distance to its original is at most {gate} was blacked out "
+        f"({counts['fallback']} pictures)"
+        if gate is not None
+        else "off"
+    )
+    kept = ", ".join(record["attributes"]) or "none"
+    lines += [
+        "---",
+        "",
+        "# De-identified pictures of faces",
+        "",
+        f"Made by deid {__version__}, method `{record['method']}`. Every setting and count is in",
+        "`manifest.json`; `metadata.parquet` has one row a picture.",
+        "",
+        f"- published: {counts['published']} of {counts['inputs']} inputs; withheld: "
+        f"{counts['no_face']} without a face, {counts['failed']} unreadable, "
+        f"{counts['skipped']} not pictures",
+        f"- attribute labels in the metadata: {kept}",
+        f"- gate: {gate_text}",
+        "",
+        "De-identified means that faces were replaced and checked as the manifest says. It is no",
+        "promise that nobody can be recognized: clothes, places, captions and faces that the",
+        "detector missed are not covered.",
+        "",
+        "Check the files with `deid verify` or `sha256sum -c SHA256SUMS`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _splits(shards: Sequence[str]) -> dict[str, list[str]]:
+    """Which parquet file belongs to which split, by the usual names."""
+    splits: dict[str, list[str]] = {}
+    for shard in shards:
+        base = shard.removeprefix("data/").lower()
+        split = "train"
+        for name, words in (("test", ("test",)), ("validation", ("validation", "valid", "val", "dev"))):
+            if any(word in base for word in words):
+                split = name
+                break
+        splits.setdefault(split, []).append(shard)
+    return splits
+
+
+def sha256_text(text: str) -> str:
+    """sha256 of a text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a parquet file, by its footer."""
+    return int(pq.read_metadata(path).num_rows)

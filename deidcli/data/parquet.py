@@ -1,0 +1,251 @@
+"""Parquet shards in the Hugging Face layout, or with a plain binary image column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli.data.attributes import (
+    CELEBA_ATTRIBUTES,
+    PARTITION,
+    is_descriptor_column,
+    is_identity_column,
+)
+from deidcli.data.images import looks_like_image
+from deidcli.errors import DeidError
+
+ROWS_A_SHARD = 64
+"""A shard is one or more whole row groups that together hold at least this many rows."""
+ROWS_A_READ = 32
+"""Rows held in memory at once."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a file hold what."""
+
+    image: str
+    is_struct: bool
+    """struct<bytes, path> in either order (True), or plain binary."""
+    labels: tuple[str, ...]
+    identity: str | None
+    partition: str | None
+    dropped: tuple[str, ...]
+    """Columns that are not published: other pictures, other binary data, embeddings."""
+    identities: tuple[str, ...]
+    """Columns that name people; published only with --keep-identity."""
+    carried: tuple[str, ...]
+    """Columns that are published as they are."""
+
+
+@dataclass(frozen=True)
+class ParquetShard:
+    """Whole row groups of one parquet file."""
+
+    index: int
+    path: str
+    key: str
+    """Path of the file relative to the input."""
+    groups: tuple[int, ...]
+    first_row: int
+    rows: int
+    layout: Layout
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows in order, as (number of the first row in the file, batch).
+
+        Raises:
+            pa.ArrowException, OSError: the file is damaged from here on.
+        """
+        row = self.first_row
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(ROWS_A_READ, row_groups=list(self.groups)):
+                yield row, batch
+                row += batch.num_rows
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A parquet file's layout and its cut into shards: (row groups, first row, rows)."""
+
+    layout: Layout
+    slices: tuple[tuple[tuple[int, ...], int, int], ...]
+
+
+def plan_file(path: Path, key: str) -> FilePlan:
+    """Read a parquet file's footer and its first rows.
+
+    Raises:
+        DeidError: not parquet, cut short, or without an image column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            layout = _layout(file, key)
+            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DeidError(f"{key} cannot be read as parquet: {reason}", "restore the file") from None
+    slices: list[tuple[tuple[int, ...], int, int]] = []
+    members: list[int] = []
+    first = row = 0
+    for number, rows in enumerate(groups):
+        members.append(number)
+        row += rows
+        if row - first >= ROWS_A_SHARD or number == len(groups) - 1:
+            slices.append((tuple(members), first, row - first))
+            members, first = [], row
+    return FilePlan(layout, tuple(slices))
+
+
+def _layout(file: pq.ParquetFile, key: str) -> Layout:
+    schema = file.schema_arrow
+    image = _image_column(file)
+    if image is None:
+        raise DeidError(
+            f"{key} has no image column (columns: {', '.join(schema.names[:12])})",
+            "an image column is struct<bytes, path>, or binary that holds encoded pictures",
+        )
+    identities = tuple(name for name in schema.names if is_identity_column(name))
+    dropped = tuple(
+        name
+        for name in schema.names
+        if name not in (image, *identities)
+        and (_holds_binary(schema.field(name).type) or is_descriptor_column(name))
+    )
+    carried = tuple(n for n in schema.names if n not in (image, *identities, *dropped))
+    return Layout(
+        image,
+        pa.types.is_struct(schema.field(image).type),
+        tuple(name for name in carried if name in CELEBA_ATTRIBUTES),
+        identities[0] if identities else None,
+        next((name for name in (PARTITION, "split") if name in carried), None),
+        dropped,
+        identities,
+        carried,
+    )
+
+
+def _holds_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
+        return True
+    return any(_holds_binary(kind.field(n).type) for n in range(kind.num_fields))
+
+
+def _image_column(file: pq.ParquetFile) -> str | None:
+    """The column that holds the pictures; `image` before others, then in file order."""
+    schema = file.schema_arrow
+    declared = _declared_images(schema)
+    names = sorted(schema.names, key=lambda n: (n not in declared, n != "image"))
+    candidates = [name for name in names if _may_hold_images(schema.field(name).type)]
+    structs = [name for name in candidates if pa.types.is_struct(schema.field(name).type)]
+    if structs:
+        return structs[0]
+    for name in candidates:
+        if name in declared or name.lower() in ("image", "img", "jpg", "png", "picture", "photo"):
+            return name
+        first = next(iter(file.iter_batches(8, columns=[name])), None)
+        values = [] if first is None else first.column(0).to_pylist()
+        if any(value and looks_like_image(value[:16]) for value in values):
+            return name
+    return None
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _may_hold_images(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    try:
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = info.get("info", {}).get("features", {})
+    except (ValueError, AttributeError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _declared_images(schema: pa.Schema) -> list[str]:
+    return [
+        name
+        for name, feature in _features(schema).items()
+        if isinstance(feature, dict) and feature.get("_type") == "Image"
+    ]
+
+
+def published_schema(schema: pa.Schema, layout: Layout, keep_identity: bool) -> pa.Schema:
+    """The schema of the published file: the source's, without what is never published.
+
+    The Hugging Face features in its metadata lose the same columns; other metadata stays.
+    """
+    away = set(layout.dropped) | (set() if keep_identity else set(layout.identities))
+    fields = [schema.field(name) for name in schema.names if name not in away]
+    metadata = dict(schema.metadata or {})
+    if b"huggingface" in metadata:
+        info = json.loads(metadata[b"huggingface"])
+        features = info.get("info", {}).get("features")
+        if isinstance(features, dict):
+            info["info"]["features"] = {k: v for k, v in features.items() if k not in away}
+        metadata[b"huggingface"] = json.dumps(info).encode()
+    metadata.pop(b"pandas", None)  # may describe an index that is gone
+    return pa.schema(fields, metadata=metadata or None)
+
+
+def image_array(kind: pa.DataType, images: list[bytes], names: list[str | None]) -> pa.Array:
+    """Encoded pictures as an array of the image column's own type."""
+    if not pa.types.is_struct(kind):
+        return pa.array(images, type=kind)
+    values: dict[str, list[Any]] = {"bytes": list(images), "path": list(names)}
+    rows = [
+        {kind.field(n).name: values.get(kind.field(n).name, [None] * len(images))[row]
+         for n in range(kind.num_fields)}
+        for row in range(len(images))
+    ]  # fmt: skip
+    return pa.array(rows, type=kind)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the files of a run have in common, for warnings and the manifest."""
+
+    labels: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset()
+    carried: frozenset[str] = frozenset()
+    identities: frozenset[str] = frozenset()
+    has_partition: bool = False
+    has_identity: bool = field(default=False)
+
+    def add(self, plan: FilePlan) -> Summary:
+        layout = plan.layout
+        return replace(
+            self,
+            labels=self.labels | set(layout.labels),
+            dropped=self.dropped | set(layout.dropped),
+            carried=self.carried | set(layout.carried),
+            identities=self.identities | set(layout.identities),
+            has_partition=self.has_partition or layout.partition is not None,
+            has_identity=self.has_identity or layout.identity is not None,
+        )
+
+    def warnings(self) -> list[str]:
+        """What a publisher has to know about the columns."""
+        said = []
+        if self.dropped:
+            names = ", ".join(sorted(self.dropped))
+            said.append(f"columns not published (pictures, binary data, embeddings): {names}")
+        others = sorted(self.carried - set(CELEBA_ATTRIBUTES))
+        if others:
+            said.append(f"columns published as they are, check them: {', '.join(others)}")
+        return said

@@ -1,0 +1,145 @@
+"""One input after another, from a shard of either kind, with its bytes or the reason it has none."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from deidcli.data.attributes import Labels, to_label
+from deidcli.data.images import FORMAT_OF_EXTENSION, Format
+from deidcli.data.parquet import ParquetShard
+from deidcli.data.source import FolderShard, Item, Shard, printable
+
+EXTENSION_OF: dict[Format, str] = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "GIF": ".gif",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One input."""
+
+    key: str
+    """Unique: relative path, and for parquet `path#row`."""
+    data: bytes = b""
+    status: str = ""
+    """Empty: to be de-identified. Otherwise `skipped` or `failed`, with a reason."""
+    reason: str = ""
+    name: str = ""
+    """Output name of the frame (below `images/`, or the `path` in parquet)."""
+    stem: str = ""
+    """Output name of crops, without `_0.png`."""
+    format: Format | None = None
+    """What is written under `name`; None: the format that the bytes are in."""
+    labels: Labels = field(default_factory=dict)
+    partition: str | None = None
+    identity: str | None = None
+    row: pa.RecordBatch | None = None
+    """Parquet: the whole row, one row long."""
+
+
+def read_samples(shard: Shard, secret: bytes | None) -> Iterator[Sample]:
+    """The inputs of a shard, in order.
+
+    Args:
+        secret: with `--names random`, the key that names are derived with; else None.
+    """
+    if isinstance(shard, FolderShard):
+        for item in shard.items:
+            yield _read_item(item, secret)
+    else:
+        yield from _read_rows(shard, secret)
+
+
+def random_name(key: str, secret: bytes) -> str:
+    """16 hex digits that cannot be traced to the key without the secret."""
+    return hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def _read_item(item: Item, secret: bytes | None) -> Sample:
+    if item.status:
+        return Sample(item.key, status=item.status, reason=item.reason)
+    try:
+        with open(item.path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        return Sample(item.key, status="failed", reason=reason)
+    extension = os.path.splitext(item.name)[1]
+    name, stem = item.name, item.stem
+    if secret is not None:
+        stem = random_name(item.key, secret)
+        name = stem + extension.lower()
+    return Sample(
+        item.key,
+        data,
+        name=name,
+        stem=stem,
+        format=FORMAT_OF_EXTENSION[extension.lower()],
+        labels=item.labels,
+        partition=item.partition,
+        identity=item.identity,
+    )
+
+
+def _read_rows(shard: ParquetShard, secret: bytes | None) -> Iterator[Sample]:
+    read = 0
+    try:
+        for first, batch in shard.batches():
+            for offset in range(batch.num_rows):
+                yield _row_sample(shard, first + offset, batch.slice(offset, 1), secret)
+                read += 1
+    except (pa.ArrowException, OSError) as error:
+        reason = f"parquet cannot be read: {' '.join(str(error).split())[:120]}"
+        for number in range(shard.first_row + read, shard.first_row + shard.rows):
+            yield Sample(f"{shard.key}#{number}", status="failed", reason=reason)
+
+
+def _row_sample(
+    shard: ParquetShard, number: int, row: pa.RecordBatch, secret: bytes | None
+) -> Sample:
+    key, layout = f"{shard.key}#{number}", shard.layout
+    value = row.column(layout.image)[0].as_py()
+    data = value.get("bytes") if isinstance(value, dict) else value
+    path = value.get("path") if isinstance(value, dict) else None
+    if data is None:
+        return Sample(key, status="skipped", reason="no picture in this row")
+    stem = _safe_stem(path, number) if secret is None else random_name(key, secret)
+    return Sample(
+        key,
+        data,
+        name=stem,
+        stem=stem,
+        labels=_row_labels(row, layout.labels),
+        partition=_text(row, layout.partition),
+        identity=_text(row, layout.identity),
+        row=row,
+    )
+
+
+def _row_labels(row: pa.RecordBatch, names: tuple[str, ...]) -> Labels:
+    pairs = ((name, to_label(row.column(name)[0].as_py())) for name in names)
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _text(row: pa.RecordBatch, column: str | None) -> str | None:
+    value: Any = None if column is None else row.column(column)[0].as_py()
+    return None if value is None else str(value)
+
+
+def _safe_stem(path: str | None, number: int) -> str:
+    """The base name of a row's `path` without extension: never a folder, never `..`."""
+    base = printable((path or "").replace("\\", "/").rsplit("/", 1)[-1]).replace("\0", "")
+    stem = os.path.splitext(base)[0].strip(". ")
+    return stem or f"{number:08d}"

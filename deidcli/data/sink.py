@@ -1,0 +1,253 @@
+"""Write a shard's results: temporary file, fsync, os.replace, and the journal entry last."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli.data import parquet
+from deidcli.data.samples import Sample
+from deidcli.errors import DeidError
+
+
+@dataclass(frozen=True)
+class FaceRecord:
+    """One published face, as in `metadata.parquet`."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    affine: tuple[float, ...]
+    """Six numbers, row-major 2x3, frame pixels -> chip pixels."""
+    method: str
+    gate_distance: float | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One published picture."""
+
+    name: str
+    data: bytes
+    width: int
+    height: int
+    faces: tuple[FaceRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one input."""
+
+    sample: Sample
+    status: str
+    """ok, fallback, no_face, failed or skipped."""
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    faces: int = 0
+    """Faces found, published or not."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A published picture as the journal knows it."""
+
+    output: Output
+    sha256: str
+
+
+class Sink(Protocol):
+    """Where a shard's results go."""
+
+    def write(self, result: Result) -> tuple[Written, ...]: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turn the errors of a disk that is full or not writable into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DeidError(
+                f"no space left for the output: {error.strerror}",
+                "free some space, then run the same command again: it resumes",
+            ) from None
+        raise DeidError(
+            f"the output cannot be written: {error.strerror or error}"
+            + (f" ({error.filename})" if error.filename else ""),
+            "check the folder and its permissions, or choose another with --out",
+        ) from None
+
+
+def scratch(root: Path) -> Path:
+    """The folder of unfinished files below an output folder; gone once a run is finished."""
+    return root / ".incomplete"
+
+
+def _fsync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes, temporary: Path) -> None:
+    """Write a file so that at any moment it is either whole or not there.
+
+    Args:
+        temporary: a folder on the same file system.
+    """
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    unfinished = temporary / f"{os.getpid()}-{digest}"
+    with writing():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            file.write(data)
+            _fsync(file)
+        os.replace(unfinished, path)
+
+
+class FolderSink:
+    """Pictures below OUT/images, under their own names."""
+
+    def __init__(self, out: Path) -> None:
+        self._images = out / "images"
+        self._scratch = scratch(out)
+
+    def write(self, result: Result) -> tuple[Written, ...]:
+        written = []
+        for output in result.outputs:
+            write_atomic(self._images / output.name, output.data, self._scratch)
+            written.append(Written(output, hashlib.sha256(output.data).hexdigest()))
+        return tuple(written)
+
+    def close(self) -> None:
+        pass
+
+
+class ParquetSink:
+    """Rows of one shard, into a staging file that `merge_parquet` puts together later."""
+
+    def __init__(self, shard: parquet.ParquetShard, staging: Path, keep_identity: bool) -> None:
+        with pq.ParquetFile(shard.path) as file:
+            self._schema = parquet.published_schema(
+                file.schema_arrow, shard.layout, keep_identity
+            )
+        self._image = shard.layout.image
+        self._path = staging / staged_name(shard.index)
+        self._rows: list[pa.RecordBatch] = []
+        self._images: list[bytes] = []
+        self._names: list[str | None] = []
+        self._unfinished = self._path.with_suffix(f".{os.getpid()}")
+        with writing():
+            staging.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._unfinished, self._schema)
+
+    def write(self, result: Result) -> tuple[Written, ...]:
+        written = []
+        for output in result.outputs:
+            assert result.sample.row is not None
+            self._rows.append(result.sample.row)
+            self._images.append(output.data)
+            self._names.append(output.name)
+            written.append(Written(output, hashlib.sha256(output.data).hexdigest()))
+        if len(self._rows) >= parquet.ROWS_A_READ:
+            self._flush()
+        return tuple(written)
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        source = pa.Table.from_batches(self._rows)
+        kind = self._schema.field(self._image).type
+        images = parquet.image_array(kind, self._images, self._names)
+        columns = [
+            images if name == self._image else source.column(name) for name in self._schema.names
+        ]
+        with writing():
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        self._rows, self._images, self._names = [], [], []
+
+    def close(self) -> None:
+        self._flush()
+        with writing():
+            self._writer.close()
+            with self._unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._unfinished, self._path)
+
+
+def staged_name(index: int) -> str:
+    """The staging file of a shard."""
+    return f"{index:06d}.parquet"
+
+
+def merge_parquet(staged: list[Path], target: Path, temporary: Path) -> int:
+    """Join the staged parts of one source file, in order, into its published file.
+
+    Returns:
+        The number of rows.
+    """
+    rows = 0
+    with writing():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with AtomicParquet(target, pq.read_schema(staged[0]), temporary) as writer:
+            for path in staged:
+                table = pq.read_table(path)
+                rows += table.num_rows
+                if table.num_rows:
+                    writer.write(table)
+    return rows
+
+
+@dataclass
+class AtomicParquet:
+    """A parquet file that appears under its name only when it is whole."""
+
+    path: Path
+    schema: pa.Schema
+    temporary: Path
+    _writer: pq.ParquetWriter | None = field(default=None, init=False)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.temporary / f"{os.getpid()}-{self.path.name}"
+
+    def __enter__(self) -> AtomicParquet:
+        with writing():
+            self.temporary.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._unfinished, self.schema)
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Append a table as a row group."""
+        assert self._writer is not None
+        with writing():
+            self._writer.write_table(table)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._writer is not None
+        with writing():
+            self._writer.close()
+            if kind is not None:
+                self._unfinished.unlink(missing_ok=True)
+                return
+            with self._unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._unfinished, self.path)

@@ -1,0 +1,334 @@
+"""Where pictures come from: a folder of any depth, or parquet shards.
+
+`open_source` lists every input once, in a fixed order, and cuts the list into shards: slices of
+the sorted folder, or row groups of a parquet file. A shard is pickled to whoever works on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from deidcli.data import parquet
+from deidcli.data.attributes import Labels, LabelFiles, lfw_identity, read_label_files
+from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks_like_image
+from deidcli.errors import DeidError
+
+Kind = Literal["folder", "parquet"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file of a folder."""
+
+    key: str
+    """Path relative to the input, `/` between its parts, printable."""
+    path: str
+    status: str = ""
+    """Empty: a picture to be read. Otherwise `skipped` or `failed`, decided while listing."""
+    reason: str = ""
+    stem: str = ""
+    """Output name of its crops below `images/`, without `_0.png`; unique."""
+    name: str = ""
+    """Output name of the frame below `images/`; unique."""
+    labels: Labels = field(default_factory=dict)
+    partition: str | None = None
+    identity: str | None = None
+
+
+@dataclass(frozen=True)
+class FolderShard:
+    """A slice of the sorted folder."""
+
+    index: int
+    items: tuple[Item, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+Shard = FolderShard | parquet.ParquetShard
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that was found at the input, before any picture is opened."""
+
+    kind: Kind
+    root: Path
+    shards: tuple[Shard, ...]
+    total: int
+    """Inputs: files of a folder, or rows (an unreadable parquet file is one input)."""
+    signature: str
+    """Changes when a file is added, removed, renamed or resized."""
+    warnings: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+    """Attributes that at least one input has a label for, sorted."""
+    has_partition: bool = False
+    names_people: bool = False
+    """The folder tree names people, as LFW's does."""
+    has_identity: bool = False
+
+
+def open_source(root: Path, follow_links: bool = False) -> Source:
+    """List the inputs below a folder, or of one parquet file.
+
+    Raises:
+        DeidError: nothing there, not readable, or no picture in it.
+    """
+    if not root.exists():
+        raise DeidError(f"{root} does not exist", "give a folder of pictures or a parquet file")
+    if root.is_file():
+        if root.suffix.lower() != ".parquet":
+            raise DeidError(
+                f"{root} is neither a folder nor a parquet file",
+                "give the folder that holds the pictures",
+            )
+        return _parquet_source(root, [_File(root.name, root)])
+    files = list(_walk(root, follow_links))
+    pictures = [f for f in files if f.status == "" and f.is_picture]
+    shards = [f for f in files if f.status == "" and f.key.lower().endswith(".parquet")]
+    if shards and not pictures:
+        return _parquet_source(root, files)
+    if not pictures and not any(f.status == "failed" for f in files):
+        found = f"{len(files)} other files" if files else "nothing"
+        raise DeidError(f"{root} holds no picture ({found} found)", "give a folder of pictures")
+    return _folder_source(root, files)
+
+
+# ---------------------------------------------------------------------------- listing
+
+
+@dataclass(frozen=True)
+class _File:
+    key: str
+    path: Path
+    size: int = 0
+    status: str = ""
+    reason: str = ""
+    is_picture: bool = False
+
+
+def printable(name: str) -> str:
+    """A file name as text that parquet and JSON can hold: undecodable bytes become %XX."""
+    return "".join(
+        f"%{ord(char) - 0xDC00:02X}" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in name
+    )
+
+
+def _walk(root: Path, follow_links: bool) -> Iterator[_File]:
+    """Every file below a folder in a fixed order; folders that cannot be read count as one."""
+    inside = root.resolve()
+    stack: list[tuple[Path, str]] = [(root, "")]
+    seen = {inside}
+    while stack:
+        folder, prefix = stack.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: os.fsencode(e.name))
+        except OSError as error:
+            if not prefix:
+                raise DeidError(
+                    f"{root} cannot be read: {error.strerror}", "check its permissions"
+                ) from None
+            reason = f"folder cannot be read: {error.strerror}"
+            yield _File(prefix.rstrip("/"), folder, status="failed", reason=reason)
+            continue
+        folders = []
+        for entry in entries:
+            key, path = prefix + printable(entry.name), Path(entry.path)
+            link = _link_problem(entry, inside, follow_links)
+            if link is not None:
+                yield _File(key, path, status=link[0], reason=link[1])
+            elif entry.is_dir():
+                if entry.is_symlink():
+                    target = path.resolve()
+                    if target in seen:
+                        yield _File(key, path, status="skipped", reason="link to a listed folder")
+                        continue
+                    seen.add(target)
+                folders.append((path, key + "/"))
+            else:
+                yield _classify(entry, key, path)
+        stack.extend(reversed(folders))
+
+
+def _link_problem(entry: os.DirEntry[str], inside: Path, follow: bool) -> tuple[str, str] | None:
+    if not entry.is_symlink():
+        return None
+    try:
+        target = Path(entry.path).resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "failed", "broken link"
+    if target.is_dir() and not follow:
+        return "skipped", "link to a folder (--follow-links follows it)"
+    if not follow and not target.is_relative_to(inside):
+        return "skipped", "link out of the input (--follow-links follows it)"
+    return None
+
+
+def _classify(entry: os.DirEntry[str], key: str, path: Path) -> _File:
+    if entry.name.startswith("."):
+        return _File(key, path, status="skipped", reason="hidden file")
+    try:
+        info = entry.stat()
+        if not stat.S_ISREG(info.st_mode):
+            return _File(key, path, status="skipped", reason="not a regular file")
+        suffix = path.suffix.lower()
+        if suffix in FORMAT_OF_EXTENSION or suffix in READ_ONLY_EXTENSIONS:
+            return _File(key, path, info.st_size, is_picture=True)
+        if suffix == ".parquet":
+            return _File(key, path, info.st_size)
+        with path.open("rb") as file:
+            is_picture = looks_like_image(file.read(16))
+    except OSError as error:
+        return _File(key, path, status="failed", reason=f"cannot be read: {error.strerror}")
+    return _File(key, path, info.st_size, is_picture=is_picture)
+
+
+def _signature(files: Sequence[_File]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.key}\0{file.size}\0{file.status}\n".encode())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------- folders
+
+
+def shard_size(inputs: int) -> int:
+    """Inputs a shard: few enough to spread and to resume, the same for every worker count."""
+    return max(2, min(64, inputs // 16))
+
+
+def _folder_source(root: Path, files: list[_File]) -> Source:
+    label_files = read_label_files(root, (f.key for f in files if f.status == ""))
+    names = _Names(files)
+    items = [_item(file, label_files, names) for file in files]
+    size = shard_size(len(items))
+    shards = [
+        FolderShard(number, tuple(items[start : start + size]))
+        for number, start in enumerate(range(0, len(items), size))
+    ]
+    skipped = sum(f.key.lower().endswith(".parquet") for f in files) - sum(
+        key.endswith(".parquet") for key in label_files.used
+    )
+    warnings = list(label_files.warnings)
+    if skipped:
+        warnings.append(f"{skipped} parquet files stand between the pictures and were skipped")
+    return Source(
+        "folder",
+        root,
+        tuple(shards),
+        len(items),
+        _signature(files),
+        tuple(warnings),
+        tuple(sorted({name for item in items for name in item.labels})),
+        any(item.partition for item in items),
+        any(lfw_identity(item.key) for item in items),
+        any(item.identity for item in items),
+    )
+
+
+def _item(file: _File, label_files: LabelFiles, names: _Names) -> Item:
+    if file.status:
+        return Item(file.key, str(file.path), file.status, file.reason)
+    if not file.is_picture:
+        used = file.key in label_files.used
+        reason = "label file" if used else "not a picture"
+        return Item(file.key, str(file.path), "skipped", reason)
+    labels, partition, identity = label_files.of(file.key)
+    return Item(
+        file.key,
+        str(file.path),
+        stem=names.stem(file.key),
+        name=names.name(file.key),
+        labels=labels,
+        partition=partition,
+        identity=identity,
+    )
+
+
+class _Names:
+    """Unique output names: the input's own, changed only where two would collide."""
+
+    def __init__(self, files: Sequence[_File]) -> None:
+        self._stems: dict[str, int] = {}
+        for file in files:
+            if file.is_picture:
+                stem = _stem(file.key)
+                self._stems[stem] = self._stems.get(stem, 0) + 1
+        self._taken = {file.key for file in files if file.is_picture}
+
+    def stem(self, key: str) -> str:
+        """`a/b` for `a/b.jpg`, or `a/b.jpg` where `a/b.png` exists too."""
+        return _stem(key) if self._stems[_stem(key)] == 1 else key
+
+    def name(self, key: str) -> str:
+        """The key itself; `.png` is added where its own format is not written."""
+        if os.path.splitext(key)[1].lower() in FORMAT_OF_EXTENSION:
+            return key
+        name = key + ".png"
+        while name in self._taken:
+            name = name[: -len(".png")] + "_.png"
+        self._taken.add(name)
+        return name
+
+
+def _stem(key: str) -> str:
+    return os.path.splitext(key)[0]
+
+
+# ---------------------------------------------------------------------------- parquet
+
+
+def _parquet_source(root: Path, files: list[_File]) -> Source:
+    shards: list[Shard] = []
+    warnings: list[str] = []
+    summary = parquet.Summary()
+    rest: list[Item] = []
+    missing: list[DeidError] = []
+    for file in files:
+        if file.status or not file.key.lower().endswith(".parquet"):
+            status, reason = file.status or "skipped", file.reason or "not a parquet file"
+            rest.append(Item(file.key, str(file.path), status, reason))
+            continue
+        try:
+            plan = parquet.plan_file(file.path, file.key)
+        except DeidError as error:
+            missing.append(error)
+            rest.append(Item(file.key, str(file.path), "failed", error.message))
+            continue
+        for groups, first_row, rows in plan.slices:
+            shards.append(
+                parquet.ParquetShard(
+                    len(shards), str(file.path), file.key, groups, first_row, rows, plan.layout
+                )
+            )
+        summary = summary.add(plan)
+    if not shards and missing:
+        raise missing[0]
+    if rest:
+        shards.append(FolderShard(len(shards), tuple(rest)))
+    warnings.extend(summary.warnings())
+    return Source(
+        "parquet",
+        root,
+        tuple(shards),
+        sum(len(shard) for shard in shards),
+        _signature([_sized(file) for file in files]),
+        tuple(warnings),
+        tuple(sorted(summary.labels)),
+        summary.has_partition,
+        False,
+        summary.has_identity,
+    )
+
+
+def _sized(file: _File) -> _File:
+    size = file.path.stat().st_size if file.status == "" and not file.size else file.size
+    return _File(file.key, file.path, size, file.status)

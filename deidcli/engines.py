@@ -1,0 +1,115 @@
+"""Where a run is worked: in this process, or in several on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+from deidcli import pipeline, planning
+from deidcli.data.journal import Journal
+from deidcli.data.source import Shard
+from deidcli.errors import DeidError
+from deidcli.pipeline import Run
+
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, inputs done now, inputs in all)."""
+
+CRASHES = 2
+"""How often a shard may take its worker down before its pictures are tried one by one."""
+
+
+def default_workers() -> int:
+    """One a core that this process may use, at most 16."""
+    return max(1, min(16, len(os.sched_getaffinity(0))))
+
+
+def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
+    """Do what is left of a run on this machine and finish it. Returns the manifest."""
+    journal = Journal(run.out)
+    if pipeline.needs_scan(run):
+        scan = journal.folder / "scan"
+        shards = [s for s in run.source.shards if not planning.is_scanned(scan, s.index)]
+        _work(pipeline.scan_shard, run, shards, workers, "looking", progress)
+        pipeline.make_plan(run)
+    shards = [shard for shard in run.source.shards if not journal.is_done(shard.index)]
+    _work(pipeline.run_shard, run, shards, workers, "de-identifying", progress)
+    return pipeline.finish_run(run)
+
+
+Step = Callable[[Run, Shard], int]
+
+
+def _work(
+    step: Step, run: Run, shards: Sequence[Shard], workers: int, phase: str, progress: Progress
+) -> None:
+    """Map a step over shards; results may come in any order, each shard is its own file."""
+    total = run.source.total
+    progress(phase, total - sum(len(shard) for shard in shards), total)
+    # The shards travel one by one; a worker has no use for the list of all the others.
+    light = dataclasses.replace(run, source=dataclasses.replace(run.source, shards=()))
+    workers = min(workers, len(shards))
+    if workers <= 1:
+        limit_threads(default_workers())
+        for shard in shards:
+            progress(phase, step(light, shard), total)
+        return
+    light = dataclasses.replace(light, threads=max(1, default_workers() // workers))
+    for done in _in_processes(step, light, shards, workers):
+        progress(phase, done, total)
+
+
+def limit_threads(threads: int) -> None:
+    """Threads of torch and OpenCV in this process."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+
+
+def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -> Iterator[int]:
+    # A fork server imports torch once and forks from a process that has no threads of its own;
+    # the workers start in milliseconds and share what was imported.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deidcli.pipeline", "deidcli.methods.filters"])
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(run.threads,)
+    )
+    waiting = list(reversed(shards))
+    running: dict[Future[int], Shard] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * workers:
+                shard = waiting.pop()
+                running[pool.submit(step, run, shard)] = shard
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+                del running[future]
+    except BrokenProcessPool:
+        raise DeidError(
+            "a worker was ended by the system, most likely for memory",
+            "run the same command again, it resumes; with --workers 1 if it happens again",
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(threads: int) -> None:
+    limit_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker must not write on after the run that started it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,179 @@
+"""The table of methods, and what a method is.
+
+A new method is one file in this folder and one line in METHODS.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deidcli.errors import UsageError
+from deidcli.faces.align import Image, Mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METHODS: dict[str, str] = {
+    "blackout": "deidcli.methods.filters:Blackout",
+    "pixelate": "deidcli.methods.filters:Pixelate",
+    "blur": "deidcli.methods.filters:Blur",
+    "k-same": "deidcli.methods.ksame:KSame",
+}
+"""Name on the command line -> `module:Class`. Loaded only when asked for."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """How faces are cut for a method."""
+
+    size: int
+    """Side in px."""
+    padding: float
+    """Share of the mean face's side added on each side; dlib's own chips have 0.25."""
+
+
+Plan = Mapping[str, NDArray[Any]]
+"""What a whole-set method found in its pass over the input: named arrays, the same in every
+worker."""
+
+
+@dataclass(frozen=True)
+class PlanFace:
+    """One face of the whole set, as `prepare` sees it."""
+
+    seed: int
+    """The face's own 64-bit number, from (seed, input key, face index)."""
+    chip: Image
+    person: str | None
+    """The person, where the source says so and the picture shows one face."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known about the N faces of a batch beside their pixels."""
+
+    seeds: NDArray[np.uint64]
+    """(N,) each face's own number; the only source of randomness."""
+    scales: NDArray[np.float64]
+    """(N,) chip pixels per frame pixel."""
+    plan: Plan | None = None
+
+
+class Method(Protocol):
+    """A way to de-identify faces."""
+
+    settings: Any
+    """A frozen dataclass, a docstring under each field."""
+    chip: Chip
+    mask: Mask
+    """(S, S): which part of the chip is pasted back, see align.paste."""
+
+    def prepare(self, faces: Iterable[PlanFace]) -> Plan | None:
+        """Whole-set methods: one pass over all faces before the first shard; others: None."""
+
+    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+        """(N, 3, S, S) float32 RGB in [0, 1] -> the same, de-identified."""
+
+
+def method_class(name: str) -> Any:
+    """The class behind a method's name.
+
+    Raises:
+        UsageError: no such method.
+    """
+    if name not in METHODS:
+        raise UsageError(f"there is no method {name!r}", f"one of: {', '.join(METHODS)}")
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def settings_class(name: str) -> type[Any]:
+    """The frozen dataclass of a method's settings."""
+    hints = get_type_hints(method_class(name).__init__)
+    found: type[Any] = hints["settings"]
+    return found
+
+
+def load_method(name: str, given: Mapping[str, str], device: str) -> Method:
+    """Build a method from the text of its `--set key=value` options.
+
+    Raises:
+        UsageError: no such method or setting, or a value outside its range.
+    """
+    settings = parse_settings(name, given)
+    method: Method = method_class(name)(settings, device)
+    return method
+
+
+def needs_prepare(name: str) -> bool:
+    """Whether a method looks at the whole set before it starts."""
+    return bool(getattr(method_class(name), "whole_set", False))
+
+
+def parse_settings(name: str, given: Mapping[str, str]) -> Any:
+    """A method's Settings from text; see `load_method`."""
+    cls = settings_class(name)
+    hints = get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for key, text in given.items():
+        if key not in names:
+            known = ", ".join(names) or "none"
+            raise UsageError(f"{name} has no setting {key!r}", f"it has: {known}")
+        values[key] = _parse(name, key, text, hints[key])
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}", f"see: deid methods {name}") from None
+
+
+def _parse(name: str, key: str, text: str, kind: Any) -> Any:
+    if get_origin(kind) is not None:
+        choices = [str(choice) for choice in get_args(kind)]
+        if text not in choices:
+            raise UsageError(f"{name}: {key}={text} is not known", f"one of: {', '.join(choices)}")
+        return text
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
+        return kind(text)
+    except (ValueError, KeyError):
+        word = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        raise UsageError(f"{name}: {key}={text} is not {word}", f"see: deid methods {name}") from None
+
+
+def describe_settings(name: str) -> list[tuple[str, str, str, str]]:
+    """(name, type, default, docstring) of each of a method's settings."""
+    cls = settings_class(name)
+    docs = _field_docs(cls)
+    hints = get_type_hints(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        kind = hints[field.name]
+        shown = "|".join(map(str, get_args(kind))) if get_origin(kind) else kind.__name__
+        rows.append((field.name, shown, str(field.default), docs.get(field.name, "")))
+    return rows
+
+
+def _field_docs(cls: type[Any]) -> dict[str, str]:
+    """The docstring that stands under each field of a dataclass."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    docs = {}
+    for field, after in zip(body, body[1:], strict=False):
+        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_doc:
+            docs[field.target.id] = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
+    return docs

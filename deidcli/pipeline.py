@@ -1,0 +1,470 @@
+"""The way of the data, top to bottom: prepare_run, run_shard, finish_run.
+
+    source -> decode -> detect -> crop -> method -> paste -> gate -> encode -> sink -> manifest
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deidcli import planning
+from deidcli.data import manifest
+from deidcli.data.images import BadImage, Decoded, decode, encode
+from deidcli.data.journal import Journal, new_secret
+from deidcli.data.parquet import ParquetShard
+from deidcli.data.samples import EXTENSION_OF, Sample, read_samples
+from deidcli.data.sink import FaceRecord, FolderSink, Output, ParquetSink, Result, Sink, Written
+from deidcli.data.source import Shard, Source
+from deidcli.errors import DeidError
+from deidcli.faces.align import Affine, Image, Mask, chip_from_unit, crop, paste, scale_of, unit_affine
+from deidcli.faces.detect import Detector, Face
+from deidcli.faces.regions import HEAD_PADDING, region_mask
+from deidcli.methods import Context, Method, Plan, PlanFace, load_method, needs_prepare
+from deidcli.settings import RunSettings, differences, face_seed, fingerprint
+from deidcli.weights import weights_in_use
+
+FRAME_BUDGET = 24_000_000
+"""Pixels of decoded frames that wait for a full batch; bounds memory."""
+BLACK_SIZE = 64
+"""Side of the chip that blacks a face out; its mask alone has detail."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as every worker knows it."""
+
+    settings: RunSettings
+    source: Source
+    out: Path
+    fingerprint: str
+    weights: dict[str, str]
+    secret: bytes | None
+    started: str
+    device: str = "cpu"
+    batch_size: int = 16
+    threads: int = 1
+
+
+# ---------------------------------------------------------------------------- before
+
+
+def prepare_run(
+    settings: RunSettings,
+    source: Source,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    device: str = "cpu",
+    batch_size: int = 16,
+) -> Run:
+    """Check that OUT holds no other run, and record what is about to be done.
+
+    Raises:
+        DeidError: OUT was made with other settings or inputs, or cannot be written.
+    """
+    journal = Journal(out)
+    weights = weights_in_use(settings.detector, settings.gate is not None)
+    print_of_run = fingerprint(settings, weights, source.signature)
+    if overwrite:
+        journal.clear()
+    now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
+    record = journal.read_run()
+    if record is not None and record["fingerprint"] != print_of_run:
+        raise planning.other_run(out, differences(record["run"], now))
+    journal.create()
+    planning.open_output(out)
+    if record is None:
+        record = {
+            "fingerprint": print_of_run,
+            "run": now,
+            "source": str(source.root.resolve()),
+            "secret": new_secret(),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        journal.write_run(record)
+    return Run(
+        settings,
+        source,
+        out,
+        print_of_run,
+        weights,
+        bytes.fromhex(record["secret"]) if settings.names == "random" else None,
+        record["started"],
+        device,
+        batch_size,
+    )
+
+
+def needs_scan(run: Run) -> bool:
+    """Whether the method has to see all faces first and has not yet."""
+    return needs_prepare(run.settings.method) and not planning.has_plan(Journal(run.out).plan)
+
+
+def scan_shard(run: Run, shard: Shard) -> int:
+    """Cut the faces of a shard for `Method.prepare` and keep them in the private folder."""
+    stages = stages_of(run)
+    faces: list[PlanFace] = []
+    for sample in read_samples(shard, run.secret):
+        work = _open(sample, run, stages)
+        if isinstance(work, _Work):
+            alone = work.sample.identity if len(work.faces) == 1 else None
+            for face in work.faces:
+                faces.append(PlanFace(face.seed, stages.cut(work.frame, face.unit), alone))
+    planning.write_scan(Journal(run.out).folder / "scan", shard.index, faces)
+    return len(shard)
+
+
+def make_plan(run: Run) -> None:
+    """Let a whole-set method group all faces that `scan_shard` found, and keep its plan."""
+    journal = Journal(run.out)
+    scans = planning.read_scans(journal.folder / "scan", len(run.source.shards))
+    plan = stages_of(run).method.prepare(scans)
+    assert plan is not None, "a whole-set method returns a plan"
+    planning.write_plan(journal.plan, plan)
+
+
+# ---------------------------------------------------------------------------- a shard
+
+
+@dataclass
+class _Face:
+    """A detected face on its way through a batch."""
+
+    face: Face
+    unit: Affine
+    affine: Affine
+    seed: int
+    chip: Image | None = None
+    original: Image | None = None
+    """What the gate compares, cut before the method ran."""
+    distance: float | None = None
+    method: str = ""
+
+
+@dataclass
+class _Work:
+    """A decoded picture with its faces, waiting for its batch."""
+
+    sample: Sample
+    frame: Image
+    decoded_format: str
+    notes: tuple[str, ...]
+    faces: list[_Face]
+    status: str = "ok"
+
+
+@dataclass
+class Stages:
+    """The loaded parts of the pipeline; one set a process."""
+
+    detector: Detector
+    method: Method
+    name: str
+    gate: Any
+    """faces.gate.Gate, or None."""
+    plan: Plan | None
+    device: str
+    black: Mask = field(default_factory=lambda: region_mask("head", BLACK_SIZE, HEAD_PADDING))
+
+    def cut(self, frame: Image, unit: Affine) -> Image:
+        """A face's chip for the method."""
+        affine = chip_from_unit(unit, self.method.chip.size, self.method.chip.padding)
+        return crop(frame, affine, self.method.chip.size, extend=True)
+
+    def black_out(self, frame: Image, unit: Affine) -> None:
+        """Cover a whole head in black, in place."""
+        chip = np.zeros((BLACK_SIZE, BLACK_SIZE, 3), np.uint8)
+        paste(frame, chip, chip_from_unit(unit, BLACK_SIZE, HEAD_PADDING), self.black)
+
+
+@lru_cache(maxsize=1)
+def _load_stages(
+    method: str,
+    method_settings: tuple[tuple[str, str], ...],
+    detector: str,
+    gate: float | None,
+    plan: str | None,
+    device: str,
+) -> Stages:
+    loaded_gate = None
+    if gate is not None:
+        from deidcli.faces.gate import Gate
+
+        loaded_gate = Gate(gate, device)
+    return Stages(
+        Detector(detector, device),
+        load_method(method, dict(method_settings), device),
+        method,
+        loaded_gate,
+        planning.read_plan(Path(plan)) if plan else None,
+        device,
+    )
+
+
+def stages_of(run: Run) -> Stages:
+    """The stages of a run, loaded once a process."""
+    settings = run.settings
+    plan = Journal(run.out).plan
+    return _load_stages(
+        settings.method,
+        tuple((key, str(value)) for key, value in settings.method_settings.items()),
+        settings.detector,
+        settings.gate,
+        str(plan) if planning.has_plan(plan) else None,
+        run.device,
+    )
+
+
+def run_shard(run: Run, shard: Shard) -> int:
+    """De-identify one shard: its pictures written, then its journal entry. Returns its inputs."""
+    journal = Journal(run.out)
+    sink = _open_sink(run, shard, journal)
+    rows: list[tuple[Result, tuple[Written, ...]]] = []
+    for result in deidentify(read_samples(shard, run.secret), run, stages_of(run)):
+        rows.append((_without_data(result), _without_bytes(sink.write(result))))
+    sink.close()
+    journal.write_part(shard.index, rows)
+    return len(rows)
+
+
+def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
+    if isinstance(shard, ParquetShard):
+        return ParquetSink(shard, journal.staging, run.settings.keep_identity)
+    return FolderSink(run.out)
+
+
+def _without_data(result: Result) -> Result:
+    sample = dataclasses.replace(result.sample, data=b"", row=None)
+    return dataclasses.replace(result, sample=sample, outputs=())
+
+
+def _without_bytes(written: tuple[Written, ...]) -> tuple[Written, ...]:
+    return tuple(
+        Written(dataclasses.replace(entry.output, data=b""), entry.sha256) for entry in written
+    )
+
+
+def deidentify(samples: Iterable[Sample], run: Run, stages: Stages) -> Iterator[Result]:
+    """De-identify inputs one after another, faces in batches; results in the inputs' order."""
+    waiting: list[Result | _Work] = []
+    faces = pixels = 0
+    for sample in samples:
+        work = _open(sample, run, stages)
+        waiting.append(work)
+        if isinstance(work, _Work):
+            faces += len(work.faces)
+            pixels += work.frame.shape[0] * work.frame.shape[1]
+        if faces >= run.batch_size or pixels >= FRAME_BUDGET or len(waiting) >= 64:
+            yield from _close(waiting, run, stages)
+            waiting, faces, pixels = [], 0, 0
+    yield from _close(waiting, run, stages)
+
+
+def _open(sample: Sample, run: Run, stages: Stages) -> Result | _Work:
+    """Decode and detect. A picture that cannot go on is a Result already."""
+    if sample.status:
+        return Result(sample, sample.status, sample.reason)
+    try:
+        decoded = decode(sample.data, run.settings.max_megapixels)
+    except BadImage as error:
+        return Result(sample, "failed", str(error))
+    try:
+        found = stages.detector(decoded.pixels)
+    except Exception as error:  # whatever it was, this picture is withheld and the rest go on
+        return Result(sample, "failed", f"detection: {_words(error)}", decoded.notes)
+    if not found:
+        return _no_face(sample, decoded, run)
+    size, padding = stages.method.chip.size, stages.method.chip.padding
+    faces = []
+    for index, face in enumerate(found):
+        unit = unit_affine(face.landmarks)
+        affine = chip_from_unit(unit, size, padding)
+        faces.append(_Face(face, unit, affine, face_seed(run.settings.seed, sample.key, index)))
+    return _Work(sample, decoded.pixels, decoded.format, decoded.notes, faces)
+
+
+def _no_face(sample: Sample, decoded: Decoded, run: Run) -> Result:
+    choice = run.settings.on_no_face
+    if choice == "withhold" or run.settings.output == "crops":
+        return Result(sample, "no_face", "no face found, withheld", decoded.notes)
+    pixels = decoded.pixels if choice == "copy" else np.zeros_like(decoded.pixels)
+    reason = "no face found, copied" if choice == "copy" else "no face found, all black"
+    work = _Work(sample, pixels, decoded.format, decoded.notes, [], "no_face")
+    return dataclasses.replace(_encode(work, run), reason=reason)
+
+
+def _close(waiting: list[Result | _Work], run: Run, stages: Stages) -> list[Result]:
+    """Replace, gate and encode all faces of some pictures."""
+    works = [work for work in waiting if isinstance(work, _Work)]
+    errors: dict[int, str] = {}
+    try:
+        _replace_faces(works, run, stages)
+    except Exception:  # find the picture that did it: each on its own
+        for work in works:
+            try:
+                _replace_faces([work], run, stages)
+            except Exception as error:
+                errors[id(work)] = f"{run.settings.method}: {_words(error)}"
+    results = []
+    for work in waiting:
+        if isinstance(work, Result):
+            results.append(work)
+        elif id(work) in errors:
+            results.append(Result(work.sample, "failed", errors[id(work)], work.notes))
+        else:
+            results.append(_encode(work, run))
+    return results
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
+def _replace_faces(works: list[_Work], run: Run, stages: Stages) -> None:
+    """Method, paste and gate; frames change only once the method has given all its chips."""
+    pairs = [(work, face) for work in works for face in work.faces]
+    if not pairs:
+        return
+    chips = np.stack([stages.cut(work.frame, face.unit) for work, face in pairs])
+    if stages.gate is not None:
+        for work, face in pairs:
+            face.original = stages.gate.cut(work.frame, face.unit)
+    replaced = _apply(chips, [face for _, face in pairs], run, stages)
+    for (work, face), chip in zip(pairs, replaced, strict=True):
+        paste(work.frame, chip, face.affine, stages.method.mask)
+        face.chip, face.method = chip, run.settings.method
+    if stages.gate is not None:
+        _pass_gate(pairs, stages)
+    if run.settings.output == "crops":
+        for work, face in pairs:
+            face.chip = _published_chip(work.frame, face, stages)
+
+
+def _apply(chips: Image, faces: list[_Face], run: Run, stages: Stages) -> Image:
+    """(N, S, S, 3) uint8 chips through the method, batch by batch."""
+    out = np.empty_like(chips)
+    for start in range(0, len(chips), run.batch_size):
+        rows = slice(start, start + run.batch_size)
+        context = Context(
+            seeds=np.array([face.seed for face in faces[rows]], dtype=np.uint64),
+            scales=np.array([scale_of(face.affine) for face in faces[rows]]),
+            plan=stages.plan,
+        )
+        with torch.inference_mode():
+            batch = torch.from_numpy(chips[rows]).to(stages.device)
+            given = batch.permute(0, 3, 1, 2).float() / 255
+            new = stages.method(given, context)
+            scaled = (new.clamp(0, 1) * 255).round().to(torch.uint8)
+        out[rows] = scaled.permute(0, 2, 3, 1).cpu().numpy()
+    return out
+
+
+def _pass_gate(pairs: list[tuple[_Work, _Face]], stages: Stages) -> None:
+    """Black out each face that still matches its original in the published frame."""
+    originals = [face.original for _, face in pairs if face.original is not None]
+    published = [stages.gate.cut(work.frame, face.unit) for work, face in pairs]
+    distances = stages.gate.distances(originals, published)
+    for (work, face), distance in zip(pairs, distances, strict=True):
+        face.distance = round(float(distance), 4)
+        if not stages.gate.holds(face.distance):
+            stages.black_out(work.frame, face.unit)
+            face.method, work.status = "blackout", "fallback"
+
+
+def _published_chip(frame: Image, face: _Face, stages: Stages) -> Image:
+    """What `--output crops` publishes: the method's chip, around it the published frame."""
+    around = crop(frame, face.affine, stages.method.chip.size, extend=False)
+    if face.method == "blackout" or face.chip is None:
+        return around
+    share = stages.method.mask[:, :, None]
+    mixed = share * face.chip + (1 - share) * around
+    return np.asarray(np.rint(mixed), dtype=np.uint8)
+
+
+def _encode(work: _Work, run: Run) -> Result:
+    """The published pictures of one input."""
+    settings, sample = run.settings, work.sample
+    records = [_record(face) for face in work.faces]
+    if settings.output == "crops":
+        outputs = []
+        for index, (face, record) in enumerate(zip(work.faces, records, strict=True)):
+            assert face.chip is not None
+            side = len(face.chip)
+            name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
+            outputs.append(Output(name, data, side, side, (record,)))
+    else:
+        format = sample.format or work.decoded_format
+        name = sample.name if sample.format else sample.name + EXTENSION_OF[format]  # type: ignore[index]
+        data = encode(work.frame, format, settings.jpeg_quality)  # type: ignore[arg-type]
+        height, width = work.frame.shape[:2]
+        outputs = [Output(name, data, width, height, tuple(records))]
+    return Result(sample, work.status, "", work.notes, tuple(outputs), len(work.faces))
+
+
+def _record(face: _Face) -> FaceRecord:
+    affine = tuple(float(value) for value in face.affine.ravel())
+    return FaceRecord(face.face.box, face.face.score, affine, face.method, face.distance)
+
+
+# ---------------------------------------------------------------------------- after
+
+
+def finish_run(run: Run) -> dict[str, Any]:
+    """Put the parts together: tables, checksums, card, and the manifest last. Returns it."""
+    settings, source = run.settings, run.source
+    attributes = (
+        source.label_names
+        if settings.attributes is None
+        else tuple(name for name in settings.attributes if name in source.label_names)
+    )
+    tally, shards = manifest.write_tables(run.out, source, attributes, settings.names == "random")
+    if sum(tally.statuses.values()) != source.total and source.kind == "folder":
+        raise AssertionError("inputs and statuses do not add up")
+    method = stages_of(run).method
+    record: dict[str, Any] = {
+        "method": settings.method,
+        "settings": settings.as_dict(),
+        "attributes": list(attributes),
+        "weights": run.weights,
+        "chip": {"size": method.chip.size, "padding": method.chip.padding},
+        "detector": stages_of(run).detector.describe(),
+        "gate": settings.gate,
+        "seed": settings.seed,
+        "input": {"kind": source.kind},
+        "counts": tally.counts(),
+        "conversions": dict(sorted(tally.notes.items())),
+        "withheld": [
+            {"status": status, "reason": reason, "count": count}
+            for (status, reason), count in sorted(tally.reasons.items())
+        ],
+        "warnings": list(source.warnings),
+        "environment": manifest.environment(),
+        "fingerprint": run.fingerprint,
+        "started": run.started,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    manifest.write_card(run.out, source, record, shards)
+    manifest.write_manifest(run.out, record)
+    Journal(run.out).clean()
+    return record
+
+
+def check_device(name: str) -> str:
+    """`auto`, `cpu` or `cuda` to the device that torch has.
+
+    Raises:
+        DeidError: `cuda` where there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise DeidError("torch sees no CUDA device", "use --device cpu, or install its CUDA build")
+    return "cuda" if available and name != "cpu" else "cpu"

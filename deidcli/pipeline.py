@@ -1,6 +1,6 @@
 """The way of the data, top to bottom: prepare_run, run_shard, finish_run.
 
-    source -> decode -> detect -> crop -> method -> paste -> gate -> encode -> sink -> manifest
+source -> decode -> detect -> crop -> method -> paste -> gate -> encode -> sink -> manifest
 """
 
 from __future__ import annotations
@@ -18,14 +18,23 @@ import torch
 
 from deidcli import planning
 from deidcli.data import manifest
-from deidcli.data.images import BadImage, Decoded, decode, encode
+from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal, new_secret
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.samples import EXTENSION_OF, Sample, read_samples
 from deidcli.data.sink import FaceRecord, FolderSink, Output, ParquetSink, Result, Sink, Written
 from deidcli.data.source import Shard, Source
 from deidcli.errors import DeidError
-from deidcli.faces.align import Affine, Image, Mask, chip_from_unit, crop, paste, scale_of, unit_affine
+from deidcli.faces.align import (
+    Affine,
+    Image,
+    Mask,
+    chip_from_unit,
+    crop,
+    paste,
+    scale_of,
+    unit_affine,
+)
 from deidcli.faces.detect import Detector, Face
 from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.methods import Context, Method, Plan, PlanFace, load_method, needs_prepare
@@ -114,11 +123,11 @@ def scan_shard(run: Run, shard: Shard) -> int:
     stages = stages_of(run)
     faces: list[PlanFace] = []
     for sample in read_samples(shard, run.secret):
-        work = _open(sample, run, stages)
-        if isinstance(work, _Work):
-            alone = work.sample.identity if len(work.faces) == 1 else None
-            for face in work.faces:
-                faces.append(PlanFace(face.seed, stages.cut(work.frame, face.unit), alone))
+        opened = _open(sample, run, stages)
+        if isinstance(opened, _Work):
+            person = sample.identity if len(opened.faces) == 1 else None
+            for face in opened.faces:
+                faces.append(PlanFace(face.seed, stages.cut(opened.frame, face.unit), person))
     planning.write_scan(Journal(run.out).folder / "scan", shard.index, faces)
     return len(shard)
 
@@ -156,7 +165,7 @@ class _Work:
 
     sample: Sample
     frame: Image
-    decoded_format: str
+    format: Format
     notes: tuple[str, ...]
     faces: list[_Face]
     status: str = "ok"
@@ -258,6 +267,12 @@ def deidentify(samples: Iterable[Sample], run: Run, stages: Stages) -> Iterator[
     waiting: list[Result | _Work] = []
     faces = pixels = 0
     for sample in samples:
+        if is_large(sample.data):
+            yield from _close(waiting, run, stages)
+            waiting, faces, pixels = [], 0, 0
+            with Journal(run.out).one_at_a_time():
+                yield from _close([_open(sample, run, stages)], run, stages)
+            continue
         work = _open(sample, run, stages)
         waiting.append(work)
         if isinstance(work, _Work):
@@ -315,13 +330,13 @@ def _close(waiting: list[Result | _Work], run: Run, stages: Stages) -> list[Resu
             except Exception as error:
                 errors[id(work)] = f"{run.settings.method}: {_words(error)}"
     results = []
-    for work in waiting:
-        if isinstance(work, Result):
-            results.append(work)
-        elif id(work) in errors:
-            results.append(Result(work.sample, "failed", errors[id(work)], work.notes))
+    for entry in waiting:
+        if isinstance(entry, Result):
+            results.append(entry)
+        elif id(entry) in errors:
+            results.append(Result(entry.sample, "failed", errors[id(entry)], entry.notes))
         else:
-            results.append(_encode(work, run))
+            results.append(_encode(entry, run))
     return results
 
 
@@ -402,9 +417,9 @@ def _encode(work: _Work, run: Run) -> Result:
             name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
             outputs.append(Output(name, data, side, side, (record,)))
     else:
-        format = sample.format or work.decoded_format
-        name = sample.name if sample.format else sample.name + EXTENSION_OF[format]  # type: ignore[index]
-        data = encode(work.frame, format, settings.jpeg_quality)  # type: ignore[arg-type]
+        format = sample.format or work.format
+        name = sample.name if sample.format else sample.name + EXTENSION_OF[format]
+        data = encode(work.frame, format, settings.jpeg_quality)
         height, width = work.frame.shape[:2]
         outputs = [Output(name, data, width, height, tuple(records))]
     return Result(sample, work.status, "", work.notes, tuple(outputs), len(work.faces))
@@ -427,8 +442,6 @@ def finish_run(run: Run) -> dict[str, Any]:
         else tuple(name for name in settings.attributes if name in source.label_names)
     )
     tally, shards = manifest.write_tables(run.out, source, attributes, settings.names == "random")
-    if sum(tally.statuses.values()) != source.total and source.kind == "folder":
-        raise AssertionError("inputs and statuses do not add up")
     method = stages_of(run).method
     record: dict[str, Any] = {
         "method": settings.method,
@@ -440,7 +453,7 @@ def finish_run(run: Run) -> dict[str, Any]:
         "gate": settings.gate,
         "seed": settings.seed,
         "input": {"kind": source.kind},
-        "counts": tally.counts(),
+        "counts": tally.counts(source.total),
         "conversions": dict(sorted(tally.notes.items())),
         "withheld": [
             {"status": status, "reason": reason, "count": count}

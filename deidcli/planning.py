@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from deidcli.data.source import Source
 from deidcli.errors import DeidError
 from deidcli.methods import Plan, PlanFace
 from deidcli.settings import RunSettings
+
 
 def default_output(source: Path) -> Path:
     """INPUT-deid, beside INPUT."""
@@ -56,7 +58,7 @@ def check_output(out: Path, source: Path) -> None:
             raise DeidError(f"{path} is a file", "choose another folder with --out")
     if Journal(out).read_run() is not None:
         return
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(entry.name != scratch(out).name for entry in out.iterdir()):
         raise DeidError(
             f"{out} holds something that deid did not write there",
             "choose an empty or new folder with --out",
@@ -67,6 +69,12 @@ def check_output(out: Path, source: Path) -> None:
             f"{journal} holds something that deid did not write there",
             "choose another folder with --out",
         )
+
+
+def close_output(out: Path) -> None:
+    """Remove the folder of unfinished files, if nothing is in it."""
+    with suppress(OSError):
+        scratch(out).rmdir()
 
 
 def open_output(out: Path) -> None:

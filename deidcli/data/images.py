@@ -20,6 +20,8 @@ Pil.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked before any pixel
 
 MAX_MEGAPIXELS = 150.0
 """Larger pictures are withheld: 150 MP take about 1 GB while they are decoded."""
+LARGE_MEGAPIXELS = 25.0
+"""Pictures above this are worked one at a time on a machine, whatever the number of workers."""
 JPEG_QUALITY = 95
 
 Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
@@ -123,11 +125,29 @@ def _decode(data: bytes, max_megapixels: float) -> Decoded:
         opened.load()
         picture = _upright(opened, notes)
         picture = _to_srgb(_to_rgb(picture, notes), notes)
-        pixels = np.array(picture, dtype=np.uint8)
+        pixels = _to_array(picture)
     known: Format = {str(f): f for f in FORMAT_OF_EXTENSION.values()}.get(name, "PNG")
     if name == "MPO":  # a JPEG with further JPEGs behind it, as many cameras write
         known = "JPEG"
     return Decoded(pixels, known, tuple(notes))
+
+
+def is_large(data: bytes) -> bool:
+    """Whether a picture, by its header, has more than LARGE_MEGAPIXELS."""
+    try:
+        with Pil.open(io.BytesIO(data)) as picture:
+            return picture.width * picture.height > LARGE_MEGAPIXELS * 1e6
+    except Exception:  # decode() will say what is wrong with it
+        return False
+
+
+def _to_array(picture: Pil.Image) -> Image:
+    """Strip by strip: Pillow's own conversion holds the pixels three times over."""
+    pixels = np.empty((picture.height, picture.width, 3), dtype=np.uint8)
+    for top in range(0, picture.height, 512):
+        bottom = min(top + 512, picture.height)
+        pixels[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)))
+    return pixels
 
 
 def _bits(picture: Pil.Image, data: bytes) -> int:
@@ -152,6 +172,8 @@ def _upright(picture: Pil.Image, notes: list[str]) -> Pil.Image:
 
 def _to_rgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
     mode = picture.mode
+    if mode == "RGB" and "transparency" not in picture.info:
+        return picture
     if mode.startswith("I") or mode == "F":
         notes.append(f"{'float' if mode == 'F' else '16 bit'} to 8 bit")
         return Pil.fromarray(_scale_to_8_bit(np.asarray(picture))).convert("RGB")
@@ -164,8 +186,10 @@ def _to_rgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
 
 
 def _over_white(picture: Pil.Image, notes: list[str]) -> Pil.Image:
-    notes.append("transparency over white")
     rgba = picture.convert("RGBA")
+    if rgba.getextrema()[3] == (255, 255):
+        return rgba.convert("RGB")
+    notes.append("transparency over white")
     white = Pil.new("RGBA", rgba.size, (255, 255, 255, 255))
     return Pil.alpha_composite(white, rgba).convert("RGB")
 

@@ -138,6 +138,7 @@ class Journal:
         """Remove unfinished files; parts and links stay."""
         for folder in (self.staging, scratch(self.out), self.folder / "scan"):
             shutil.rmtree(folder, ignore_errors=True)
+        (self.folder / "large").unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -158,6 +159,13 @@ class Journal:
             yield
         finally:
             file.close()
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """Wait until no other worker of this run is inside."""
+        with open(self.folder / "large", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def private_folder(out: Path) -> Path:

@@ -5,7 +5,6 @@ manifest.json is written last; an output without it is not finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections import Counter
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deidcli import __version__
 from deidcli.data.attributes import PARTITION
@@ -75,12 +73,13 @@ class Tally:
         self.published += len(row["outputs"])
         self.faces += row["faces"]
 
-    def counts(self) -> dict[str, int]:
-        """Inputs by status, their sum, and what was published."""
+    def counts(self, inputs: int) -> dict[str, int]:
+        """Inputs by status, the number that was listed before the run, and what was published."""
         by_status = {status: self.statuses[status] for status in STATUSES}
+        assert sum(self.statuses.values()) == sum(by_status.values()) == inputs
         return {
             **by_status,
-            "inputs": sum(by_status.values()),
+            "inputs": inputs,
             "published": self.published,
             "faces": self.faces,
         }
@@ -125,7 +124,9 @@ def write_tables(
         metadata = _Buffer(stack.enter_context(metadata_file), schema)
         links = _Buffer(stack.enter_context(link_file), LINK_SCHEMA)
         rows = _joined_rows(journal, source, tally, links, attributes)
-        for row, sha256 in sorted(rows, key=lambda r: str(r[0]["file_name"])) if sort_names else rows:
+        if sort_names:
+            rows = iter(sorted(rows, key=lambda row: str(row[0]["file_name"])))
+        for row, sha256 in rows:
             metadata.add({name: row.get(name) for name in schema.names})
             if source.kind == "folder":
                 sums.append((str(row["file_name"]), sha256))
@@ -154,15 +155,18 @@ def _joined_rows(
             for output in entry["outputs"]:
                 name = _published_name(shard, output["name"], row_numbers)
                 names.append(name)
-                yield {
-                    "file_name": name,
-                    "width": output["width"],
-                    "height": output["height"],
-                    "status": entry["status"],
-                    PARTITION: entry["partition"],
-                    "faces": output["faces"],
-                    **{attribute: labels.get(attribute) for attribute in attributes},
-                }, output["sha256"]
+                yield (
+                    {
+                        "file_name": name,
+                        "width": output["width"],
+                        "height": output["height"],
+                        "status": entry["status"],
+                        PARTITION: entry["partition"],
+                        "faces": output["faces"],
+                        **{attribute: labels.get(attribute) for attribute in attributes},
+                    },
+                    output["sha256"],
+                )
             linked = {key: entry[key] for key in ("source", "status", "reason", "notes", "faces")}
             links.add({**linked, "outputs": names})
 
@@ -254,7 +258,7 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
     counts = record["counts"]
     gate = record["gate"]
     gate_text = (
-        f"a face whose dlib distance to its original is at most {gate} was blacked out "
+        f"faces whose dlib distance to their original was at most {gate} were blacked out "
         f"({counts['fallback']} pictures)"
         if gate is not None
         else "off"
@@ -284,25 +288,18 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+_SPLIT_WORDS = {"test": ("test",), "validation": ("validation", "valid", "val", "dev")}
+
+
 def _splits(shards: Sequence[str]) -> dict[str, list[str]]:
     """Which parquet file belongs to which split, by the usual names."""
     splits: dict[str, list[str]] = {}
     for shard in shards:
         base = shard.removeprefix("data/").lower()
         split = "train"
-        for name, words in (("test", ("test",)), ("validation", ("validation", "valid", "val", "dev"))):
+        for name, words in _SPLIT_WORDS.items():
             if any(word in base for word in words):
                 split = name
                 break
         splits.setdefault(split, []).append(shard)
     return splits
-
-
-def sha256_text(text: str) -> str:
-    """sha256 of a text's UTF-8 bytes."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def count_rows(path: Path) -> int:
-    """Rows of a parquet file, by its footer."""
-    return int(pq.read_metadata(path).num_rows)

@@ -150,14 +150,14 @@ def _image_column(file: pq.ParquetFile) -> str | None:
     candidates = [name for name in names if _may_hold_images(schema.field(name).type)]
     structs = [name for name in candidates if pa.types.is_struct(schema.field(name).type)]
     if structs:
-        return structs[0]
+        return str(structs[0])
     for name in candidates:
         if name in declared or name.lower() in ("image", "img", "jpg", "png", "picture", "photo"):
-            return name
+            return str(name)
         first = next(iter(file.iter_batches(8, columns=[name])), None)
         values = [] if first is None else first.column(0).to_pylist()
         if any(value and looks_like_image(value[:16]) for value in values):
-            return name
+            return str(name)
     return None
 
 

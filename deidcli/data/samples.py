@@ -1,4 +1,4 @@
-"""One input after another, from a shard of either kind, with its bytes or the reason it has none."""
+"""One input after another from a shard of either kind, with its bytes or why it has none."""
 
 from __future__ import annotations
 

@@ -141,9 +141,7 @@ class ParquetSink:
 
     def __init__(self, shard: parquet.ParquetShard, staging: Path, keep_identity: bool) -> None:
         with pq.ParquetFile(shard.path) as file:
-            self._schema = parquet.published_schema(
-                file.schema_arrow, shard.layout, keep_identity
-            )
+            self._schema = parquet.published_schema(file.schema_arrow, shard.layout, keep_identity)
         self._image = shard.layout.image
         self._path = staging / staged_name(shard.index)
         self._rows: list[pa.RecordBatch] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from deidcli.data import parquet
-from deidcli.data.attributes import Labels, LabelFiles, lfw_identity, read_label_files
+from deidcli.data.attributes import LabelFiles, Labels, lfw_identity, read_label_files
 from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks_like_image
 from deidcli.errors import DeidError
 

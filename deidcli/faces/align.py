@@ -87,7 +87,7 @@ def chip_affine(landmarks: Points, size: int, padding: float) -> Affine:
 
 def apply_affine(affine: Affine, points: Points) -> Points:
     """Take (P, 2) points through a (2, 3) affine."""
-    return points @ affine[:, :2].T + affine[:, 2]
+    return np.asarray(points @ affine[:, :2].T + affine[:, 2], dtype=np.float64)
 
 
 def invert(affine: Affine) -> Affine:
@@ -139,9 +139,7 @@ def frame_box(affine: Affine, size: int, shape: tuple[int, ...]) -> tuple[int, i
 
 def _warp(frame: Image, affine: Affine, size: int, extend: bool) -> Image:
     border = cv2.BORDER_REPLICATE if extend else cv2.BORDER_CONSTANT
-    chip = cv2.warpAffine(
-        frame, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=border
-    )
+    chip = cv2.warpAffine(frame, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
     return np.asarray(chip, dtype=np.uint8)
 
 

@@ -7,6 +7,7 @@ measurements behind the defaults.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,7 +58,7 @@ class Face:
 
 def working_scale(height: int, width: int, megapixels: float = WORKING_MEGAPIXELS) -> float:
     """How much a frame is enlarged (or reduced, if below 1) before detection."""
-    return min(UPSAMPLE, (megapixels * 1e6 / (height * width)) ** 0.5)
+    return min(UPSAMPLE, math.sqrt(megapixels * 1e6 / (height * width)))
 
 
 def resize(frame: Image, scale: float) -> Image:
@@ -111,7 +112,7 @@ def landmarks_from_box(box: Box) -> Points:
     x0, y0, x1, y1 = box
     side = (x1 - x0) / BOX_WIDTH
     center = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    return (MEAN_FACE_5 - BOX_CENTER) * side + center
+    return np.asarray((MEAN_FACE_5 - BOX_CENTER) * side + center, dtype=np.float64)
 
 
 def plausible(points: Points, box: Box) -> bool:
@@ -172,7 +173,8 @@ class Detector:
 
         if self._network is None:
             self._network = load_detector(self._device)
-        scale = working_scale(*frame.shape[:2], CNN_WORKING_MEGAPIXELS)
+        height, width = frame.shape[:2]
+        scale = working_scale(height, width, CNN_WORKING_MEGAPIXELS)
         found = detect_cnn(self._network, frame, scale=scale)
         return [((b[0], b[1], b[2] + 1.0, b[3] + 1.0), score) for b, score in found]
 

@@ -31,7 +31,9 @@ class Gate:
         """The (150, 150, 3) uint8 RGB chip of a face that the gate compares."""
         return crop(frame, chip_from_unit(unit, CHIP_SIZE, CHIP_PADDING), CHIP_SIZE)
 
-    def distances(self, originals: Sequence[Image], published: Sequence[Image]) -> NDArray[np.float64]:
+    def distances(
+        self, originals: Sequence[Image], published: Sequence[Image]
+    ) -> NDArray[np.float64]:
         """(N,) Euclidean distances between N originals' chips and N published ones."""
         both = torch.from_numpy(np.stack([*originals, *published]))
         chips = both.to(self._device).permute(0, 3, 1, 2).float() / 255

@@ -151,7 +151,9 @@ def _parse(name: str, key: str, text: str, kind: Any) -> Any:
         return kind(text)
     except (ValueError, KeyError):
         word = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
-        raise UsageError(f"{name}: {key}={text} is not {word}", f"see: deid methods {name}") from None
+        raise UsageError(
+            f"{name}: {key}={text} is not {word}", f"see: deid methods {name}"
+        ) from None
 
 
 def describe_settings(name: str) -> list[tuple[str, str, str, str]]:

@@ -1,0 +1,120 @@
+"""Fixtures: pictures of people who do not exist, and a way to run `deid` in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from deidcli.cli import run
+
+ROOT = Path(__file__).parents[1]
+PEOPLE = ROOT / "examples" / "people"
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def people() -> Path:
+    return PEOPLE
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pictures beside the repository; never needed by a user."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data is not here: real pictures are not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def portrait() -> np.ndarray:
+    """(192, 192, 3) uint8 RGB: a face that HOG finds."""
+    picture = Image.open(PEOPLE / "portraits" / "person_01.jpg").convert("RGB")
+    return np.asarray(picture.resize((192, 192), Image.Resampling.LANCZOS))
+
+
+@pytest.fixture
+def small_portraits(tmp_path: Path) -> Path:
+    """A folder with twelve portraits of 160 px in two sub-folders."""
+    folder = tmp_path / "in"
+    for number in range(1, 13):
+        picture = Image.open(PEOPLE / "portraits" / f"person_{number:02d}.jpg").convert("RGB")
+        target = folder / ("a" if number % 2 else "b/c") / f"p{number:02d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.resize((160, 160), Image.Resampling.LANCZOS).save(target, quality=92)
+    return folder
+
+
+def picture_bytes(pixels: np.ndarray, format: str = "JPEG", **options: Any) -> bytes:
+    """Encode uint8 pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@dataclass
+class Outcome:
+    """What a command did."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.stdout)
+        return value
+
+
+@pytest.fixture
+def deid(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a `deid` command in this process."""
+
+    def call(*args: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return Outcome(int(code), captured.out, captured.err)
+
+    return call
+
+
+def statuses(out: Path) -> dict[str, tuple[str, str]]:
+    """Source -> (status, reason), from the private link table."""
+    rows = pq.read_table(out.with_name(out.name + ".private") / "link.parquet").to_pylist()
+    return {row["source"]: (row["status"], row["reason"]) for row in rows}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but manifest.json, whose times differ between runs."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def manifest_without_times(out: Path) -> dict[str, Any]:
+    """manifest.json without the two times in it."""
+    record: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    record.pop("started")
+    record.pop("finished")
+    return record
+
+
+def copy_people(target: Path, count: int = 4) -> Path:
+    """Some example portraits in a fresh folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for number in range(1, count + 1):
+        shutil.copy(PEOPLE / "portraits" / f"person_{number:02d}.jpg", target)
+    return target

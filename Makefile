@@ -1,0 +1,43 @@
+# `make demo` and `make test` need only Python 3.10 or newer and make.
+# Everything is installed into .venv, once; it is done again when the pinned versions change.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help setup demo test test-all lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(READY)  ## install deid and its tools into .venv
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); torch is large, this takes some minutes once"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+demo: $(READY)  ## de-identify examples/people and say where the result is
+	@$(BIN)/deid anonymize examples/people --out demo-out/people --method blur --overwrite
+	@$(BIN)/deid verify demo-out/people
+	@echo
+	@echo "the result: $(CURDIR)/demo-out/people/images"
+
+test: $(READY)  ## the test suite
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest -n 2
+
+test-all: $(READY)  ## with the slow tests too
+	@$(BIN)/pytest -n 2 -m "not gpu"
+
+lint: $(READY)  ## format the code and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/mypy
+
+clean:  ## remove .venv and the demo's output
+	rm -rf $(VENV) demo-out

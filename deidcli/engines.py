@@ -21,9 +21,6 @@ from deidcli.pipeline import Run
 Progress = Callable[[str, int, int], None]
 """Called as (phase, inputs done now, inputs in all)."""
 
-CRASHES = 2
-"""How often a shard may take its worker down before its pictures are tried one by one."""
-
 
 def default_workers() -> int:
     """One a core that this process may use, at most 16."""
@@ -75,31 +72,59 @@ def limit_threads(threads: int) -> None:
 
 
 def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -> Iterator[int]:
+    """Map a step over shards in several processes.
+
+    A worker that dies (a decoder's crash, or the system short of memory) costs nothing but time:
+    the shards that were under way are worked again, one picture at a time, and a picture that
+    ends its worker even alone is withheld.
+    """
+    waiting = list(reversed(shards))
+    while waiting:
+        running: dict[Future[int], Shard] = {}
+        pool = _pool(run, workers)
+        try:
+            while waiting or running:
+                while waiting and len(running) < 2 * workers:
+                    shard = waiting.pop()
+                    running[pool.submit(step, run, shard)] = shard
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    del running[future]
+        except BrokenProcessPool:
+            for shard in sorted(running.values(), key=lambda shard: shard.index):
+                yield _carefully(step, run, shard)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(run: Run, workers: int) -> ProcessPoolExecutor:
     # A fork server imports torch once and forks from a process that has no threads of its own;
     # the workers start in milliseconds and share what was imported.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["deidcli.pipeline", "deidcli.methods.filters"])
-    pool = ProcessPoolExecutor(
+    return ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(run.threads,)
     )
-    waiting = list(reversed(shards))
-    running: dict[Future[int], Shard] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                shard = waiting.pop()
-                running[pool.submit(step, run, shard)] = shard
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                del running[future]
-    except BrokenProcessPool:
-        raise DeidError(
-            "a worker was ended by the system, most likely for memory",
-            "run the same command again, it resumes; with --workers 1 if it happens again",
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _carefully(step: Step, run: Run, shard: Shard) -> int:
+    """Work a shard whose worker died, alone and one picture at a time."""
+    journal = Journal(run.out)
+    run = dataclasses.replace(run, careful=True)
+    while True:
+        journal.take_position()
+        with _pool(run, 1) as pool:
+            try:
+                return pool.submit(step, run, shard).result()
+            except BrokenProcessPool:
+                key = journal.take_position()
+        if key is None or key in run.poisoned:
+            raise DeidError(
+                "a worker was ended by the system, most likely for memory",
+                "free some memory, then run the same command again: it resumes",
+            ) from None
+        run = dataclasses.replace(run, poisoned=run.poisoned | {key})
 
 
 def _start_worker(threads: int) -> None:

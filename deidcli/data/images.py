@@ -136,7 +136,7 @@ def is_large(data: bytes) -> bool:
     """Whether a picture, by its header, has more than LARGE_MEGAPIXELS."""
     try:
         with Pil.open(io.BytesIO(data)) as picture:
-            return picture.width * picture.height > LARGE_MEGAPIXELS * 1e6
+            return bool(picture.width * picture.height > LARGE_MEGAPIXELS * 1e6)
     except Exception:  # decode() will say what is wrong with it
         return False
 
@@ -187,7 +187,7 @@ def _to_rgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
 
 def _over_white(picture: Pil.Image, notes: list[str]) -> Pil.Image:
     rgba = picture.convert("RGBA")
-    if rgba.getextrema()[3] == (255, 255):
+    if rgba.getchannel("A").getextrema() == (255, 255):
         return rgba.convert("RGB")
     notes.append("transparency over white")
     white = Pil.new("RGBA", rgba.size, (255, 255, 255, 255))

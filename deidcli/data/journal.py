@@ -134,11 +134,25 @@ class Journal:
                         elif entry.name != "lock":
                             entry.unlink()
 
+    def write_position(self, key: str) -> None:
+        """Name the input that is worked on, in case it ends its worker."""
+        (self.folder / "position").write_text(key, encoding="utf-8")
+
+    def take_position(self) -> str | None:
+        """The input that was worked on last, once."""
+        path = self.folder / "position"
+        if not path.exists():
+            return None
+        key = path.read_text(encoding="utf-8")
+        path.unlink()
+        return key
+
     def clean(self) -> None:
         """Remove unfinished files; parts and links stay."""
         for folder in (self.staging, scratch(self.out), self.folder / "scan"):
             shutil.rmtree(folder, ignore_errors=True)
-        (self.folder / "large").unlink(missing_ok=True)
+        for name in ("large", "position"):
+            (self.folder / name).unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ class Ellipse:
 
 REGIONS: dict[str, Ellipse] = {
     "face": Ellipse(0.49, 0.38, 0.75, 0.95),
-    "head": Ellipse(0.49, 0.18, 1.15, 1.42),
+    "head": Ellipse(0.49, 0.23, 1.0, 1.24),
 }
 """`face`: brow to chin and cheek to cheek. `head`: with hair, ears and jaw; it holds the whole
 square that recognizers with the ArcFace template see. Sizes chosen by measurement on training
@@ -38,7 +38,7 @@ FEATHER = 0.10
 """Width of the soft edge outside the region, in sides of the mean face. Inside the region nothing
 of the original is left."""
 
-HEAD_PADDING = 1.4
+HEAD_PADDING = 1.1
 """Padding with which a chip holds the head region and its soft edge."""
 
 

@@ -148,9 +148,8 @@ def _anonymize(
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
     from deidcli.data.source import open_source
+    from deidcli.processes import default_workers
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {device} is not known", "one of: auto, cpu, cuda")
     found = open_source(source, settings.follow_links)
     planning.check_attributes(settings.attributes, found)
     planning.check_output(out, source)
@@ -173,7 +172,7 @@ def _anonymize(
             typer.echo("already done, nothing was left to do", err=True)
             return done
         with _ProgressBar() as progress:
-            return engines.run_local(run, workers or engines.default_workers(), progress)
+            return engines.run_local(run, workers or default_workers(), progress)
 
 
 class _ProgressBar:
@@ -263,6 +262,48 @@ def methods(
 
 def _first_line(text: str | None) -> str:
     return (text or "").strip().splitlines()[0]
+
+
+@app.command()
+def score(
+    published: Annotated[Path, typer.Argument(metavar="OUT", help="What was published.")],
+    against: Annotated[
+        Path | None, typer.Option("--against", help="The originals; default: those of the run.")
+    ] = None,
+    recognizer: Annotated[
+        list[str] | None,
+        typer.Option("--recognizer", help="Repeatable; default: all that are installed."),
+    ] = None,
+    groups: Annotated[bool, typer.Option("--groups", help="Show the figures by group.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a core.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure what is left of identity and of use.
+
+    \b
+    deid score ./celeba-deid
+    deid score ./made-by-another-tool --against ./originals
+    """
+    from deidcli import pipeline
+    from deidcli.evaluate import score as scoring
+    from deidcli.faces.recognizers import RECOGNIZERS
+    from deidcli.processes import default_workers
+
+    for name in recognizer or []:
+        if name not in RECOGNIZERS:
+            raise UsageError(f"no recognizer is called {name}", f"one of: {', '.join(RECOGNIZERS)}")
+    on = pipeline.check_device(device)
+    try:
+        with _ProgressBar() as progress:
+            report = scoring.score(
+                published, against, recognizer, on, workers or default_workers(), progress
+            )
+    except KeyboardInterrupt:
+        raise DeidError("stopped", "the same command again goes on from here") from None
+    typer.echo(jsonlib.dumps(report) if json else scoring.table(report, groups))
 
 
 @app.command()

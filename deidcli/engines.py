@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from deidcli import pipeline, planning
@@ -17,14 +13,10 @@ from deidcli.data.journal import Journal
 from deidcli.data.source import Shard
 from deidcli.errors import DeidError
 from deidcli.pipeline import Run
+from deidcli.processes import default_workers, limit_threads, worker_pool
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, inputs done now, inputs in all)."""
-
-
-def default_workers() -> int:
-    """One a core that this process may use, at most 16."""
-    return max(1, min(16, len(os.sched_getaffinity(0))))
 
 
 def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
@@ -62,15 +54,6 @@ def _work(
         progress(phase, done, total)
 
 
-def limit_threads(threads: int) -> None:
-    """Threads of torch and OpenCV in this process."""
-    import cv2
-    import torch
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-
-
 def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -> Iterator[int]:
     """Map a step over shards in several processes.
 
@@ -81,7 +64,7 @@ def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -
     waiting = list(reversed(shards))
     while waiting:
         running: dict[Future[int], Shard] = {}
-        pool = _pool(run, workers)
+        pool = worker_pool(workers, run.threads)
         try:
             while waiting or running:
                 while waiting and len(running) < 2 * workers:
@@ -98,23 +81,13 @@ def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _pool(run: Run, workers: int) -> ProcessPoolExecutor:
-    # A fork server imports torch once and forks from a process that has no threads of its own;
-    # the workers start in milliseconds and share what was imported.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deidcli.pipeline", "deidcli.methods.filters"])
-    return ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(run.threads,)
-    )
-
-
 def _carefully(step: Step, run: Run, shard: Shard) -> int:
     """Work a shard whose worker died, alone and one picture at a time."""
     journal = Journal(run.out)
     run = dataclasses.replace(run, careful=True)
     while True:
         journal.take_position()
-        with _pool(run, 1) as pool:
+        with worker_pool(1, run.threads) as pool:
             try:
                 return pool.submit(step, run, shard).result()
             except BrokenProcessPool:
@@ -125,16 +98,3 @@ def _carefully(step: Step, run: Run, shard: Shard) -> int:
                 "free some memory, then run the same command again: it resumes",
             ) from None
         run = dataclasses.replace(run, poisoned=run.poisoned | {key})
-
-
-def _start_worker(threads: int) -> None:
-    limit_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker must not write on after the run that started it was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from deidcli.data.parquet import ParquetShard
 from deidcli.data.samples import EXTENSION_OF, Sample, read_samples
 from deidcli.data.sink import FaceRecord, FolderSink, Output, ParquetSink, Result, Sink, Written
 from deidcli.data.source import Shard, Source
-from deidcli.errors import DeidError
+from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import (
     Affine,
     Image,
@@ -38,7 +38,7 @@ from deidcli.faces.align import (
 from deidcli.faces.detect import Detector, Face
 from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.methods import Context, Method, Plan, PlanFace, load_method, needs_prepare
-from deidcli.settings import RunSettings, differences, face_seed, fingerprint
+from deidcli.settings import DeviceName, RunSettings, differences, face_seed, fingerprint
 from deidcli.weights import weights_in_use
 
 FRAME_BUDGET = 24_000_000
@@ -493,8 +493,11 @@ def check_device(name: str) -> str:
     """`auto`, `cpu` or `cuda` to the device that torch has.
 
     Raises:
+        UsageError: another name.
         DeidError: `cuda` where there is none.
     """
+    if name not in get_args(DeviceName):
+        raise UsageError(f"--device {name} is not known", "one of: auto, cpu, cuda")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise DeidError("torch sees no CUDA device", "use --device cpu, or install its CUDA build")

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from deidcli.errors import DeidError
 from deidcli.faces.align import MEAN_FACE_5, Affine, Image, Points, crop, similarity
@@ -80,18 +82,20 @@ ARCFACE_ORIGIN = (21.83, 37.32)
 and averaged, fit the template with this scale and shift to 0.7 to 2.9 px a point; the fit's
 rotation, 0.3 degrees, is left out. Template: insightface, utils/face_align.py."""
 FACENET_SCALE, FACENET_ORIGIN = _padded(160, 0.25)
+"""The padding whose distances separate best, of 0.15, 0.25 and 0.4, on 327 pictures of 110 people
+in CelebA's training split."""
 
 RECOGNIZERS: dict[str, Recognizer] = {
     entry.name: entry
     for entry in (
-        Recognizer("dlib", DLIB_RECOGNIZER, 150, 128, "l2", 0.6, _DLIB_SCALE, _DLIB_ORIGIN),
+        Recognizer("dlib", DLIB_RECOGNIZER, 150, 128, "l2", 0.556, _DLIB_SCALE, _DLIB_ORIGIN),
         Recognizer(
             "mobilefacenet",
             MOBILEFACENET,
             112,
             512,
             "cosine",
-            0.7,
+            0.747,
             ARCFACE_SCALE,
             ARCFACE_ORIGIN,
             "BGR",
@@ -103,7 +107,7 @@ RECOGNIZERS: dict[str, Recognizer] = {
             112,
             512,
             "cosine",
-            0.7,
+            0.750,
             ARCFACE_SCALE,
             ARCFACE_ORIGIN,
             "RGB",
@@ -115,7 +119,7 @@ RECOGNIZERS: dict[str, Recognizer] = {
             160,
             128,
             "cosine",
-            0.5,
+            0.472,
             FACENET_SCALE,
             FACENET_ORIGIN,
             "RGB",
@@ -126,7 +130,7 @@ RECOGNIZERS: dict[str, Recognizer] = {
 
 
 def installed_recognizers() -> list[str]:
-    """The names in RECOGNIZERS whose weights are there and intact, in the table's order."""
+    """The names in RECOGNIZERS that `load` can load, in the table's order."""
     return [name for name, entry in RECOGNIZERS.items() if _is_installed(entry)]
 
 
@@ -135,7 +139,7 @@ def _is_installed(entry: Recognizer) -> bool:
         pip_file(entry.file)
     except DeidError:
         return False
-    return True
+    return entry.file != FACENET or find_spec("h5py") is not None
 
 
 def recognizer_affine(name: str, landmarks: Points) -> Affine:
@@ -166,6 +170,8 @@ class Embedder(nn.Module):
         """Differentiable. Embeddings have length 1 where the metric is cosine."""
         if self.recognizer.color == "BGR":
             chips = chips.flip(1)
+        # On a CPU the convolutions run up to a third faster so.
+        chips = chips.contiguous(memory_format=torch.channels_last)
         embeddings: Tensor = self.net(_normalize(chips, self.recognizer.normalization))
         if self.recognizer.metric == "cosine":
             embeddings = functional.normalize(embeddings)
@@ -196,6 +202,7 @@ def _load(name: str, device: str) -> Embedder:
     entry = _entry(name)
     pip_file(entry.file)
     embedder = Embedder(entry, _NETS[name](device)).to(device).eval()
+    embedder.to(memory_format=torch.channels_last)
     return embedder.requires_grad_(False)
 
 
@@ -449,6 +456,18 @@ def _keras_module(layer: dict[str, Any], arrays: dict[str, NDArray[np.float32]])
     return simple[kind]()
 
 
+def _append_folded(nodes: list[Node], node: Node) -> None:
+    """Add a node; a batch norm goes into the convolution before it, which saves a third."""
+    if isinstance(node.module, nn.BatchNorm2d):
+        index = next(i for i, earlier in enumerate(nodes) if earlier.output == node.inputs[0])
+        conv = nodes[index]
+        assert isinstance(conv.module, nn.Conv2d)
+        fused = fuse_conv_bn_eval(conv.module.eval(), node.module.eval())
+        nodes[index] = Node(fused, conv.inputs, node.output)
+    else:
+        nodes.append(node)
+
+
 class _Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
@@ -460,14 +479,15 @@ def read_keras(path: Path) -> GraphNet:
         import h5py
     except ImportError:
         raise DeidError("reading facenet's weights needs h5py", MOBILEFACENET.command) from None
-    nodes = []
+    nodes: list[Node] = []
     with h5py.File(path) as file:
         first, *layers = json.loads(file.attrs["model_config"])["config"]["layers"]
         for layer in layers:
             group = file["model_weights"][layer["name"]].get(layer["name"], {})
             arrays = {key.split(":")[0]: np.asarray(value[()]) for key, value in group.items()}
             inputs = tuple(wire[0] for wire in layer["inbound_nodes"][0])
-            nodes.append(Node(_keras_module(layer, arrays), inputs, layer["name"]))
+            node = Node(_keras_module(layer, arrays), inputs, layer["name"])
+            _append_folded(nodes, node)
     return GraphNet(nodes, first["name"])
 
 
@@ -476,6 +496,9 @@ def read_keras(path: Path) -> GraphNet:
 
 class _Unit(nn.Sequential):
     """Convolution, batch norm and, unless it is the last of a block, PReLU."""
+
+    conv: nn.Conv2d
+    bn: nn.BatchNorm2d | nn.Identity
 
     def __init__(
         self, inputs: int, outputs: int, side: int, stride: int, groups: int, prelu: bool = True
@@ -614,6 +637,11 @@ def read_legacy_module(path: Path) -> dict[str, Tensor]:
 def _load_mobilefacenet(_: str) -> nn.Module:
     net = mobilefacenet()
     net.load_state_dict(read_legacy_module(pip_file(MOBILEFACENET)))
+    net.eval()
+    for unit in [module for module in net.modules() if isinstance(module, _Unit)]:
+        assert isinstance(unit.bn, nn.BatchNorm2d)
+        unit.conv = fuse_conv_bn_eval(unit.conv, unit.bn)
+        unit.bn = nn.Identity()
     return net
 
 

@@ -1,0 +1,190 @@
+"""`deid score`: features once, then every metric; a table, a manifest entry, a row a face."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli.data.journal import private_folder
+from deidcli.data.manifest import read_manifest
+from deidcli.data.sink import write_atomic
+from deidcli.errors import DeidError
+from deidcli.evaluate import features, quality
+from deidcli.evaluate.figures import Faces, Row, all_rows, worst_group
+from deidcli.evaluate.pairs import CHUNK, PairRef, PairSet, collect
+from deidcli.faces import recognizers
+from deidcli.processes import limit_threads, worker_pool
+
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, pictures done now, pictures in all)."""
+
+
+def score(
+    published: Path,
+    against: Path | None,
+    names: Sequence[str] | None,
+    device: str,
+    workers: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score published pictures against their originals.
+
+    Args:
+        names: recognizers; None: all that are installed.
+
+    Returns:
+        `rows` (as `Row`), `faces`, `withheld`, `unmatched`, `recognizers`.
+
+    Raises:
+        DeidError: nothing to score.
+    """
+    chosen = list(names) if names else recognizers.installed_recognizers()
+    pair_set = collect(published, against)
+    faces = measure(pair_set, chosen, device, workers, progress)
+    if len(faces) == 0:
+        raise DeidError(
+            f"{published} has no face to score", "were all pictures withheld? see manifest.json"
+        )
+    rows = all_rows(faces, chosen)
+    report = {
+        "faces": len(faces),
+        "pictures": len(pair_set.pairs),
+        "withheld": pair_set.withheld,
+        "unmatched": pair_set.unmatched,
+        "recognizers": {name: recognizers.RECOGNIZERS[name].file.sha256 for name in chosen},
+        "rows": [asdict(row) for row in rows],
+    }
+    write_report(pair_set, faces, chosen, report)
+    return report
+
+
+def measure(
+    pair_set: PairSet, names: Sequence[str], device: str, workers: int, progress: Progress
+) -> Faces:
+    """Compute what is not yet on disk, and load it."""
+    folder = private_folder(pair_set.published) / "features" / _cache_key(pair_set, names, device)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    chunks = [
+        pair_set.pairs[start : start + CHUNK] for start in range(0, len(pair_set.pairs), CHUNK)
+    ]
+    paths = [folder / f"{number:06d}.npz" for number in range(len(chunks))]
+    left = [n for n, path in enumerate(paths) if not path.exists()]
+    total = len(pair_set.pairs)
+    progress("measuring", total - sum(len(chunks[n]) for n in left), total)
+    light = replace(pair_set, pairs=())
+    if min(workers, len(left)) <= 1:
+        limit_threads(workers)
+        for n in left:
+            done = features.compute_to_file(light, chunks[n], names, device, paths[n])
+            progress("measuring", done, total)
+    else:
+        with worker_pool(min(workers, len(left)), 1) as pool:
+            step = partial(_compute, light, names, device)
+            for done in pool.map(step, [chunks[n] for n in left], [paths[n] for n in left]):
+                progress("measuring", done, total)
+    data = features.load_features(paths)
+    where = data.get("pair", np.empty(0, np.int64))
+    refs = tuple(
+        chunks[int(p) // features.CHUNK_STRIDE][int(p) % features.CHUNK_STRIDE] for p in where
+    )
+    return Faces(data, refs, pair_set.withheld, pair_set.attributes)
+
+
+def _compute(
+    pair_set: PairSet, names: Sequence[str], device: str, refs: Sequence[PairRef], path: Path
+) -> int:
+    return features.compute_to_file(pair_set, refs, names, device, path)
+
+
+def _cache_key(pair_set: PairSet, names: Sequence[str], device: str) -> str:
+    values = {
+        "version": features.VERSION,
+        "pairs": pair_set.signature,
+        "count": len(pair_set.pairs),
+        "originals": str(pair_set.originals.resolve()),
+        "recognizers": {n: recognizers.RECOGNIZERS[n].file.sha256 for n in names},
+        "quality": sorted(k for k, why in quality.available().items() if not why),
+        "device": device,
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------- out
+
+
+def write_report(
+    pair_set: PairSet, faces: Faces, names: Sequence[str], report: dict[str, Any]
+) -> None:
+    """Scores into manifest.json (ours) or scores.json, and one row a face into scores.parquet."""
+    private = private_folder(pair_set.published)
+    private.mkdir(mode=0o700, exist_ok=True)
+    columns: dict[str, Any] = {
+        "source": [ref.source for ref in faces.refs],
+        "output": [ref.output for ref in faces.refs],
+        "face": faces.data["face"],
+    }
+    for name in names:
+        originals, published = faces.data[f"{name}/original"], faces.data[f"{name}/published"]
+        columns[f"distance_{name}"] = recognizers.pair_distances(name, published, originals)
+    for key in ("cnn", "hog"):
+        columns[f"found_{key}"] = faces.data[f"{key}_published"]
+    for key in ("ssim", "psnr", "lpips", "brisque_published"):
+        if key in faces.data:
+            columns[key] = faces.data[key]
+    unfinished = private / ".scores.parquet"
+    pq.write_table(pa.table(columns), unfinished)
+    unfinished.replace(private / "scores.parquet")
+    record = read_manifest(pair_set.published)
+    target = private / "scores.json"
+    content: dict[str, Any] = report
+    if record is not None:
+        target = pair_set.published / "manifest.json"
+        content = {**record, "scores": report}
+    data = json.dumps(content, indent=2, default=str, ensure_ascii=False).encode() + b"\n"
+    write_atomic(target, data, private)
+
+
+def table(report: dict[str, Any], groups: bool = False) -> str:
+    """The report as text, percent where a share."""
+    rows = [Row(**row) for row in report["rows"]]
+    head = (
+        f"{'metric':<32}{'by':<15}{'value':>9}  {'95 % interval':<17}{'originals':>10}{'chance':>9}"
+    )
+    lines = [head]
+    for row in rows:
+        if row.group and not groups:
+            continue
+        label = f"{row.metric} [{row.group}]" if row.group else row.metric
+        if row.value is None:
+            lines.append(f"{label:<32}{row.recognizer:<15}{'-':>9}  {row.definition}")
+            continue
+        interval = "" if row.low is None else f"{_shown(row, row.low)} - {_shown(row, row.high)}"
+        lines.append(
+            f"{label:<32}{row.recognizer:<15}{_shown(row, row.value):>9}  {interval:<17}"
+            f"{_shown(row, row.original):>10}{_shown(row, row.chance):>9}"
+        )
+    lines.append(f"{report['faces']} faces; {report['withheld']} pictures withheld")
+    worst = worst_group(rows)
+    if worst:
+        lines.append(f"worst group: {worst}")
+    return "\n".join(lines)
+
+
+_PLAIN = ("ANON", "ANON median", "ID-distance", "PSNR", "BRISQUE", "FID", "SSIM", "LPIPS",
+          "linkability")  # fmt: skip
+
+
+def _shown(row: Row, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"{value:.3f}" if row.metric in _PLAIN else f"{100 * value:.2f}"

@@ -151,7 +151,7 @@ def deep_autoencoder_rows(faces: Faces) -> list[Row]:
     if len(pairs):
         dist = _distances("dlib")
         apart = identity.diversity(identity.pair_values(published, pairs, dist))
-        before = identity.diversity(identity.pair_values(originals, pairs, dist))
+        as_before = identity.diversity(identity.pair_values(originals, pairs, dist))
         rows.append(
             _share_row(
                 "DIV",
@@ -159,7 +159,7 @@ def deep_autoencoder_rows(faces: Faces) -> list[Row]:
                 "share of 10,000 random pairs of published faces farther apart than 0.6 (eq. 14)",
                 "higher",
                 recognizer="dlib",
-                original=float(before.mean()),
+                original=float(as_before.mean()),
             )
         )
     anon = identity.anonymity(published, _distances("dlib"))

@@ -26,7 +26,7 @@ from torch.nn import functional
 from deidcli.errors import DeidError
 from deidcli.evaluate.attribute_chips import Chips, augment, data_files, join, load_chips, resized
 from deidcli.evaluate.attributes import NAMES, AttributeNet, NetSettings, accuracy, predict
-from deidcli.faces.recognizers import read_legacy_module
+from deidcli.faces.recognizer_nets import read_legacy_module
 from deidcli.training import (
     cosine,
     epoch_order,
@@ -275,5 +275,6 @@ def write_weights(model: nn.Module, path: Path, settings: dict[str, Any]) -> Pat
     }
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, {"settings": json.dumps(settings)})
+    partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)
     return path

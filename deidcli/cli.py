@@ -148,8 +148,12 @@ def _anonymize(
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
     from deidcli.data.source import open_source
-    from deidcli.processes import default_workers
+    from deidcli.processes import default_workers, warm_up
 
+    pipeline.check_device(device)
+    workers = workers or default_workers()
+    if workers > 1:
+        warm_up()
     found = open_source(source, settings.follow_links)
     planning.check_attributes(settings.attributes, found)
     planning.check_output(out, source)
@@ -163,7 +167,7 @@ def _anonymize(
             found,
             out,
             overwrite=overwrite,
-            device=pipeline.check_device(device),
+            device=device,
             batch_size=batch_size,
         )
         done = read_manifest(out)
@@ -172,7 +176,7 @@ def _anonymize(
             typer.echo("already done, nothing was left to do", err=True)
             return done
         with _ProgressBar() as progress:
-            return engines.run_local(run, workers or default_workers(), progress)
+            return engines.run_local(run, workers, progress)
 
 
 class _ProgressBar:
@@ -295,7 +299,8 @@ def score(
     for name in recognizer or []:
         if name not in RECOGNIZERS:
             raise UsageError(f"no recognizer is called {name}", f"one of: {', '.join(RECOGNIZERS)}")
-    on = pipeline.check_device(device)
+    pipeline.check_device(device)
+    on = pipeline.resolve_device(device)
     try:
         with _ProgressBar() as progress:
             report = scoring.score(
@@ -334,7 +339,8 @@ def train(
     if what != "attributes":
         raise UsageError(f"there is nothing to train called {what!r}", "one of: attributes")
     given = dict(_pair(text) for text in settings or [])
-    given["device"] = pipeline.check_device(device)
+    pipeline.check_device(device)
+    given["device"] = pipeline.resolve_device(device)
     chosen = parse_fields("attributes", train_attributes.Settings, given)
     try:
         path = train_attributes.train(data, out, chosen, validation=validation or ())

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 
 from deidcli import planning
 from deidcli.data import manifest
@@ -60,7 +59,7 @@ class Run:
     weights: dict[str, str]
     secret: bytes | None
     started: str
-    device: str = "cpu"
+    device: str = "auto"
     batch_size: int = 16
     threads: int = 1
     careful: bool = False
@@ -78,7 +77,7 @@ def prepare_run(
     out: Path,
     *,
     overwrite: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     batch_size: int = 16,
 ) -> Run:
     """Check that OUT holds no other run, and record what is about to be done.
@@ -210,6 +209,7 @@ def _load_stages(
     plan: str | None,
     device: str,
 ) -> Stages:
+    device = resolve_device(device)
     loaded_gate = None
     if gate is not None:
         from deidcli.faces.gate import Gate
@@ -228,8 +228,9 @@ def _load_stages(
 def stages_of(run: Run) -> Stages:
     """The stages of a run, loaded once a process."""
     settings = run.settings
-    plan = Journal(run.out).plan
-    return _load_stages(
+    journal = Journal(run.out)
+    plan = journal.plan
+    stages = _load_stages(
         settings.method,
         tuple((key, str(value)) for key, value in settings.method_settings.items()),
         settings.detector,
@@ -237,6 +238,10 @@ def stages_of(run: Run) -> Stages:
         str(plan) if planning.has_plan(plan) else None,
         run.device,
     )
+    journal.note_stages(
+        {"chip": dataclasses.asdict(stages.method.chip), "detector": stages.detector.describe()}
+    )
+    return stages
 
 
 def run_shard(run: Run, shard: Shard) -> int:
@@ -384,6 +389,8 @@ def _replace_faces(works: list[_Work], run: Run, stages: Stages) -> None:
 
 def _apply(chips: Image, faces: list[_Face], run: Run, stages: Stages) -> Image:
     """(N, S, S, 3) uint8 chips through the method, batch by batch."""
+    import torch  # here, so that the process that only hands out shards starts without it
+
     out = np.empty_like(chips)
     for start in range(0, len(chips), run.batch_size):
         rows = slice(start, start + run.batch_size)
@@ -460,14 +467,14 @@ def finish_run(run: Run) -> dict[str, Any]:
         else tuple(name for name in settings.attributes if name in source.label_names)
     )
     tally, shards = manifest.write_tables(run.out, source, attributes, settings.names == "random")
-    method = stages_of(run).method
+    stages = Journal(run.out).read_stages()
     record: dict[str, Any] = {
         "method": settings.method,
         "settings": settings.as_dict(),
         "attributes": list(attributes),
         "weights": run.weights,
-        "chip": {"size": method.chip.size, "padding": method.chip.padding},
-        "detector": stages_of(run).detector.describe(),
+        "chip": stages["chip"],
+        "detector": stages["detector"],
         "gate": settings.gate,
         "seed": settings.seed,
         "input": {"kind": source.kind},
@@ -489,16 +496,23 @@ def finish_run(run: Run) -> dict[str, Any]:
     return record
 
 
-def check_device(name: str) -> str:
-    """`auto`, `cpu` or `cuda` to the device that torch has.
+def check_device(name: str) -> None:
+    """Refuse a device that is not known or not there.
 
     Raises:
-        UsageError: another name.
+        UsageError: another name than `auto`, `cpu`, `cuda`.
         DeidError: `cuda` where there is none.
     """
     if name not in get_args(DeviceName):
         raise UsageError(f"--device {name} is not known", "one of: auto, cpu, cuda")
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    if name == "cuda" and resolve_device(name) != "cuda":
         raise DeidError("torch sees no CUDA device", "use --device cpu, or install its CUDA build")
-    return "cuda" if available and name != "cpu" else "cpu"
+
+
+def resolve_device(name: str) -> str:
+    """`auto` to what torch has: `cpu` or `cuda`."""
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

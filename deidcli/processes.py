@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 
 
@@ -23,12 +24,23 @@ def limit_threads(threads: int) -> None:
     cv2.setNumThreads(threads)
 
 
+PRELOADED = ["torch", "deidcli.pipeline", "deidcli.methods.filters", "deidcli.faces.dlib_nets"]
+
+
+def warm_up() -> None:
+    """Start the server that workers are forked from; it imports torch while this process goes on.
+
+    It imports once, and forks from a process that has no threads of its own: workers start in
+    milliseconds and share what was imported.
+    """
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
 def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
     """Processes that end with their parent, `threads` threads each."""
-    # A fork server imports torch once and forks from a process that has no threads of its own;
-    # the workers start in milliseconds and share what was imported.
+    warm_up()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deidcli.pipeline", "deidcli.methods.filters"])
     return ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(threads,)
     )

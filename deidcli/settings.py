@@ -55,7 +55,7 @@ class RunSettings:
                     f"{option} {getattr(self, name)} is not known",
                     f"one of: {', '.join(get_args(kind))}",
                 )
-        if self.gate is not None and not 0 < self.gate <= 2:
+        if self.gate is not None and not 0 < self.gate <= 2:  # nan fails too
             raise UsageError(f"--gate {self.gate} is out of range", "0.6 is dlib's own threshold")
         if not 1 <= self.jpeg_quality <= 100:
             raise UsageError("--jpeg-quality must lie between 1 and 100", "the default is 95")

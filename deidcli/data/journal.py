@@ -105,6 +105,17 @@ class Journal:
         data = json.dumps(record, indent=2, default=str).encode() + b"\n"
         write_atomic(self.folder / "run.json", data, self.folder)
 
+    def note_stages(self, record: dict[str, Any]) -> None:
+        """Record, once, how the loaded method cuts faces and what the detector is."""
+        path = self.folder / "stages.json"
+        if not path.exists():
+            write_atomic(path, json.dumps(record).encode(), self.folder)
+
+    def read_stages(self) -> dict[str, Any]:
+        """What `note_stages` recorded."""
+        record: dict[str, Any] = json.loads((self.folder / "stages.json").read_text("utf-8"))
+        return record
+
     def write_part(self, shard: int, rows: list[tuple[Result, tuple[Written, ...]]]) -> None:
         """Mark a shard as done."""
         table = pa.Table.from_pylist([_part_row(*row) for row in rows], schema=PART_SCHEMA)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,16 @@ def write_tables(
     with ExitStack() as stack:
         metadata_file = AtomicParquet(out / "metadata.parquet", schema, scratch(out))
         link_file = AtomicParquet(journal.folder / "link.parquet", LINK_SCHEMA, journal.parts)
-        metadata = _Buffer(stack.enter_context(metadata_file), schema)
+        published = _Buffer(stack.enter_context(metadata_file), schema)
         links = _Buffer(stack.enter_context(link_file), LINK_SCHEMA)
         rows = _joined_rows(journal, source, tally, links, attributes)
         if sort_names:
             rows = iter(sorted(rows, key=lambda row: str(row[0]["file_name"])))
         for row, sha256 in rows:
-            metadata.add({name: row.get(name) for name in schema.names})
+            published.add({name: row.get(name) for name in schema.names})
             if source.kind == "folder":
                 sums.append((str(row["file_name"]), sha256))
-        metadata.flush()
+        published.flush()
         links.flush()
     shards = _merge_shards(out, source) if source.kind == "parquet" else []
     sums += [(name, file_sha256(out / name)) for name in shards]
@@ -202,25 +203,22 @@ def _write_sums(out: Path, sums: list[tuple[str, str]]) -> None:
     write_atomic(out / "SHA256SUMS", "".join(lines).encode(), scratch(out))
 
 
+_PACKAGES = ("torch", "dlib-bin", "opencv-python-headless", "pillow", "pyarrow", "numpy")
+
+
 def environment() -> dict[str, str]:
     """Versions of what decides the pixels. Nothing that names the machine or its user."""
-    import cv2
-    import dlib
-    import numpy as np
-    import PIL
-    import torch
-
-    return {
+    versions = {
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "torch": torch.__version__,
-        "dlib": dlib.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "pyarrow": pa.__version__,
-        "numpy": np.__version__,
     }
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # another build of it, such as dlib for dlib-bin
+            versions[package] = "unknown"
+    return versions
 
 
 def write_manifest(out: Path, record: dict[str, Any]) -> None:

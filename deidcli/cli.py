@@ -121,7 +121,8 @@ def anonymize(
         seed=seed,
         jpeg_quality=jpeg_quality,
     )
-    target = out if out is not None else planning.default_output(source)
+    # Links are followed now, so that every check sees the folder that is written.
+    target = Path(os.path.realpath(out if out is not None else planning.default_output(source)))
     try:
         record = _anonymize(run_settings, source, target, device, batch_size, workers, overwrite)
     except KeyboardInterrupt:
@@ -172,9 +173,11 @@ def _anonymize(
         )
         done = read_manifest(out)
         if done is not None:
-            planning.close_output(out)
-            typer.echo("already done, nothing was left to do", err=True)
-            return done
+            if all(pipeline.is_done(run, shard) for shard in run.source.shards):
+                journal.clean()
+                typer.echo("already done, nothing was left to do", err=True)
+                return done
+            typer.echo("some of the output is gone and is made again", err=True)
         with _ProgressBar() as progress:
             return engines.run_local(run, workers, progress)
 
@@ -357,14 +360,16 @@ def verify(
     """Prove the accounting and every checksum of an output."""
     from deidcli.verify import verify_output
 
-    report = verify_output(out)
+    report = verify_output(Path(os.path.realpath(out)))
     if json:
         typer.echo(jsonlib.dumps(report))
     else:
         for check in report["checks"]:
             typer.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}")
     if not report["ok"]:
-        raise DeidError(f"{out} is not what its manifest says", "run deid anonymize again")
+        raise DeidError(
+            f"{out} is not what its manifest says", "make it anew: deid anonymize ... --overwrite"
+        )
 
 
 @weights_app.command("list")
@@ -406,7 +411,9 @@ def run(args: list[str]) -> int:
         line = f"deid: {error.message}"
         typer.echo(f"{line}\n  {error.hint}" if error.hint else line, err=True)
         return error.code
-    except BrokenPipeError:
+    except OSError as error:  # stdout is full or closed
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"deid: {error.strerror or error}\n")
         return ExitCode.FAILED
     return ExitCode.DONE
 

@@ -27,7 +27,7 @@ def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
         shards = [s for s in run.source.shards if not planning.is_scanned(scan, s.index)]
         _work(pipeline.scan_shard, run, shards, workers, "looking", progress)
         pipeline.make_plan(run)
-    shards = [shard for shard in run.source.shards if not journal.is_done(shard.index)]
+    shards = [shard for shard in run.source.shards if not pipeline.is_done(run, shard)]
     _work(pipeline.run_shard, run, shards, workers, "de-identifying", progress)
     return pipeline.finish_run(run)
 
@@ -68,8 +68,9 @@ def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -
         try:
             while waiting or running:
                 while waiting and len(running) < 2 * workers:
-                    shard = waiting.pop()
+                    shard = waiting[-1]
                     running[pool.submit(step, run, shard)] = shard
+                    waiting.pop()  # only now: a pool that just broke raises in submit
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()

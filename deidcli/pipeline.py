@@ -14,14 +14,25 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 
-from deidcli import planning
+from deidcli import __version__, planning
 from deidcli.data import manifest
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal, new_secret
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.samples import EXTENSION_OF, Sample, read_samples
-from deidcli.data.sink import FaceRecord, FolderSink, Output, ParquetSink, Result, Sink, Written
+from deidcli.data.sink import (
+    FaceRecord,
+    FolderSink,
+    Output,
+    ParquetSink,
+    Result,
+    Sink,
+    Unwritable,
+    Written,
+    staged_name,
+)
 from deidcli.data.source import Shard, Source
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import (
@@ -92,6 +103,11 @@ def prepare_run(
         journal.clear()
     now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
     record = journal.read_run()
+    if record is not None and record["source"] != str(source.root.resolve()):
+        raise DeidError(
+            f"{out} was made from another input, {record['source']}",
+            "choose another --out, or start anew with --overwrite",
+        )
     if record is not None and record["fingerprint"] != print_of_run:
         raise planning.other_run(out, differences(record["run"], now))
     journal.create()
@@ -100,6 +116,7 @@ def prepare_run(
         record = {
             "fingerprint": print_of_run,
             "run": now,
+            "deid": __version__,
             "source": str(source.root.resolve()),
             "secret": new_secret(),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -116,6 +133,21 @@ def prepare_run(
         device,
         batch_size,
     )
+
+
+def is_done(run: Run, shard: Shard) -> bool:
+    """Whether a shard was finished and what it wrote is still there."""
+    journal = Journal(run.out)
+    if not journal.is_done(shard.index):
+        return False
+    if isinstance(shard, ParquetShard):
+        staged = journal.staging / staged_name(shard.index)
+        return staged.exists() or (run.out / "data" / shard.key).exists()
+    try:
+        names = journal.published_names(shard.index)
+    except (pa.ArrowException, OSError):
+        return False
+    return all((run.out / "images" / name).is_file() for name in names)
 
 
 def needs_scan(run: Run) -> bool:
@@ -250,7 +282,12 @@ def run_shard(run: Run, shard: Shard) -> int:
     sink = _open_sink(run, shard, journal)
     rows: list[tuple[Result, tuple[Written, ...]]] = []
     for result in deidentify(watched(read_samples(shard, run.secret), run), run, stages_of(run)):
-        rows.append((_without_data(result), _without_bytes(sink.write(result))))
+        try:
+            rows.append((_without_data(result), _without_bytes(sink.write(result))))
+        except Unwritable as error:
+            reason = f"its name cannot be written: {error}"
+            failed = Result(result.sample, "failed", reason, result.notes)
+            rows.append((_without_data(failed), ()))
     sink.close()
     journal.write_part(shard.index, rows)
     return len(rows)
@@ -259,7 +296,7 @@ def run_shard(run: Run, shard: Shard) -> int:
 def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
     if isinstance(shard, ParquetShard):
         return ParquetSink(shard, journal.staging, run.settings.keep_identity)
-    return FolderSink(run.out)
+    return FolderSink(run.out, run.settings.names == "random")
 
 
 def _without_data(result: Result) -> Result:
@@ -337,7 +374,8 @@ def _no_face(sample: Sample, decoded: Decoded, run: Run) -> Result:
     pixels = decoded.pixels if choice == "copy" else np.zeros_like(decoded.pixels)
     reason = "no face found, copied" if choice == "copy" else "no face found, all black"
     work = _Work(sample, pixels, decoded.format, decoded.notes, [], "no_face")
-    return dataclasses.replace(_encode(work, run), reason=reason)
+    result = _encoded(work, run)
+    return result if result.status == "failed" else dataclasses.replace(result, reason=reason)
 
 
 def _close(waiting: list[Result | _Work], run: Run, stages: Stages) -> list[Result]:
@@ -359,8 +397,16 @@ def _close(waiting: list[Result | _Work], run: Run, stages: Stages) -> list[Resu
         elif id(entry) in errors:
             results.append(Result(entry.sample, "failed", errors[id(entry)], entry.notes))
         else:
-            results.append(_encode(entry, run))
+            results.append(_encoded(entry, run))
     return results
+
+
+def _encoded(work: _Work, run: Run) -> Result:
+    """`_encode`, or a failed result where the format cannot hold the picture."""
+    try:
+        return _encode(work, run)
+    except Exception as error:  # Pillow's encoders raise several kinds
+        return Result(work.sample, "failed", f"encoding: {_words(error)}", work.notes)
 
 
 def _words(error: Exception) -> str:

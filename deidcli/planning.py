@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.sink import scratch, write_atomic, writing
-from deidcli.data.source import Source
+from deidcli.data.source import Source, printable
 from deidcli.errors import DeidError
 from deidcli.methods import Plan, PlanFace
 from deidcli.settings import RunSettings
@@ -43,6 +43,17 @@ def check_output(out: Path, source: Path) -> None:
     Raises:
         DeidError: OUT lies in INPUT or holds it, is a file, or holds something that is not ours.
     """
+    try:
+        _check_output(out, source)
+    except OSError as error:  # a name too long, a parent that is a file
+        raise DeidError(
+            f"{out} cannot be used: {error.strerror}", "choose another folder with --out"
+        ) from None
+
+
+def _check_output(out: Path, source: Path) -> None:
+    if not out.name or printable(str(out)) != str(out):
+        raise DeidError(f"{printable(str(out))!r} cannot be the output", "name a folder with --out")
     real_out, real_source = out.resolve(), source.resolve()
     private = private_folder(real_out)
     inside = real_source.is_dir() and (
@@ -64,17 +75,16 @@ def check_output(out: Path, source: Path) -> None:
             "choose an empty or new folder with --out",
         )
     journal = private_folder(out)
-    if journal.is_dir() and any(entry.name not in ("lock", "parts") for entry in journal.iterdir()):
+    if journal.is_dir() and not all(_is_ours(entry.name) for entry in journal.iterdir()):
         raise DeidError(
             f"{journal} holds something that deid did not write there",
             "choose another folder with --out",
         )
 
 
-def close_output(out: Path) -> None:
-    """Remove the folder of unfinished files, if nothing is in it."""
-    with suppress(OSError):
-        scratch(out).rmdir()
+def _is_ours(name: str) -> bool:
+    """Whether a run that was killed before its record was written may have left this behind."""
+    return name in ("lock", "parts") or bool(re.fullmatch(r"\d+-[0-9a-f]{16}", name))
 
 
 def open_output(out: Path) -> None:
@@ -88,7 +98,7 @@ def open_output(out: Path) -> None:
 
 def warnings_of(source: Source, settings: RunSettings) -> list[str]:
     """What the user should know before the run, one line each."""
-    said = list(source.warnings)
+    said = [*source.private_warnings, *source.warnings]
     if source.names_people and settings.names == "keep" and settings.output == "frames":
         said.append("folders are named after people: --names random renames them")
     elif source.names_people and settings.names == "keep":

@@ -6,21 +6,26 @@ checked too.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deidcli.data.journal import private_folder
-from deidcli.data.manifest import STATUSES, read_manifest
+from deidcli.data.journal import Journal, private_folder
+from deidcli.data.manifest import (
+    STATUSES,
+    manifest_digest,
+    read_manifest,
+    unescape_sum_name,
+)
 from deidcli.errors import DeidError
 from deidcli.weights import file_sha256
 
-_LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)")
+_LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 _OWN = {"manifest.json", "metadata.parquet", "README.md", "SHA256SUMS"}
 
 
@@ -37,94 +42,136 @@ def verify_output(out: Path) -> dict[str, Any]:
     if record is None:
         hint = "run deid anonymize again, it resumes" if out.is_dir() else "give an output folder"
         raise DeidError(f"{out} is not a finished output (no manifest.json)", hint)
-    checks = [
-        _accounting(record),
-        _own_files(out, record),
-        *_published(out, record),
-        _metadata(out, record),
+    steps: list[tuple[str, Callable[[Path, dict[str, Any]], str]]] = [
+        ("manifest", _manifest),
+        ("accounting", _accounting),
+        ("tables", _tables),
+        ("checksums", _checksums),
+        ("no other files", _no_others),
+        ("metadata", _metadata),
     ]
-    link = private_folder(out) / "link.parquet"
-    if link.exists():
-        checks.append(_links(link, record))
+    if (private_folder(out) / "link.parquet").exists():
+        steps.append(("links", _links))
+    checks = [_run(name, step, out, record) for name, step in steps]
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
 
 
-def _check(name: str, ok: bool, detail: str) -> dict[str, Any]:
-    return {"name": name, "ok": ok, "detail": detail}
+class Wrong(Exception):
+    """A check failed; the text says how."""
 
 
-def _accounting(record: dict[str, Any]) -> dict[str, Any]:
+def _run(
+    name: str, step: Callable[[Path, dict[str, Any]], str], out: Path, record: dict[str, Any]
+) -> dict[str, Any]:
+    try:
+        return {"name": name, "ok": True, "detail": step(out, record)}
+    except Wrong as wrong:
+        return {"name": name, "ok": False, "detail": str(wrong)}
+    except Exception as error:  # whatever a damaged file makes a reader raise
+        return {"name": name, "ok": False, "detail": f"cannot be checked: {type(error).__name__}"}
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Wrong(otherwise)
+
+
+def _manifest(out: Path, record: dict[str, Any]) -> str:
+    _require(record["digest"] == manifest_digest(record), "manifest.json was edited")
+    return "unaltered"
+
+
+def _accounting(out: Path, record: dict[str, Any]) -> str:
     counts = record["counts"]
     parts = [counts[status] for status in STATUSES]
-    text = " + ".join(f"{counts[status]} {status}" for status in STATUSES)
-    return _check("accounting", sum(parts) == counts["inputs"], f"{counts['inputs']} = {text}")
+    text = f"{counts['inputs']} = " + " + ".join(f"{counts[s]} {s}" for s in STATUSES)
+    _require(sum(parts) == counts["inputs"] and min(parts) >= 0, f"does not add up: {text}")
+    return text
 
 
-def _own_files(out: Path, record: dict[str, Any]) -> dict[str, Any]:
+def _tables(out: Path, record: dict[str, Any]) -> str:
     wrong = [
         name
         for name, sha256 in record["files"].items()
         if not (out / name).is_file() or file_sha256(out / name) != sha256
     ]
-    return _check("tables", not wrong, f"altered: {', '.join(wrong)}" if wrong else "unaltered")
+    _require(not wrong, f"altered or missing: {', '.join(wrong)}")
+    return "unaltered"
 
 
-def _published(out: Path, record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    sums = dict(_read_sums(out / "SHA256SUMS")) if (out / "SHA256SUMS").is_file() else {}
-    wrong, missing = [], []
+def _checksums(out: Path, record: dict[str, Any]) -> str:
+    sums = _read_sums(out)
+    problems = []
     for name, sha256 in sums.items():
-        if not (out / name).is_file():
-            missing.append(name)
-        elif file_sha256(out / name) != sha256:
-            wrong.append(name)
-    problems = [f"altered: {name}" for name in wrong] + [f"missing: {name}" for name in missing]
-    detail = "; ".join(problems[:5]) if problems else f"{len(sums)} files match SHA256SUMS"
-    yield _check("checksums", not problems, detail)
-    extra = sorted(set(_files(out)) - set(sums) - _OWN)
-    detail = f"not of this run: {', '.join(extra[:5])}" if extra else "nothing else lies in OUT"
-    yield _check("no other files", not extra, detail)
+        path = out / name
+        if path.is_symlink() or not path.is_file():
+            problems.append(f"missing: {name}")
+        elif file_sha256(path) != sha256:
+            problems.append(f"altered: {name}")
+    _require(not problems, "; ".join(problems[:5]))
+    return f"{len(sums)} files match SHA256SUMS"
 
 
-def _files(out: Path) -> Iterator[str]:
-    for path in out.rglob("*"):
-        if not path.is_dir():
-            yield path.relative_to(out).as_posix()
+def _no_others(out: Path, record: dict[str, Any]) -> str:
+    known = set(_read_sums(out)) | _OWN
+    extra = [name for name in _entries(out) if name not in known]
+    _require(not extra, f"not of this run: {', '.join(extra[:5])}")
+    return "nothing else lies in OUT"
 
 
-def _read_sums(path: Path) -> Iterator[tuple[str, str]]:
-    for line in path.read_text("utf-8").split("\n"):
+def _entries(out: Path) -> Iterator[str]:
+    """Every file, link and empty folder below OUT, relative."""
+    for folder, folders, files in os.walk(out):
+        path = Path(folder)
+        links = [name for name in folders if (path / name).is_symlink()]
+        for name in (*files, *links):
+            yield (path / name).relative_to(out).as_posix()
+        if not files and not folders and path != out:
+            yield path.relative_to(out).as_posix() + "/"
+
+
+def _read_sums(out: Path) -> dict[str, str]:
+    sums = {}
+    for line in (out / "SHA256SUMS").read_bytes().decode("utf-8").split("\n"):
         match = _LINE.fullmatch(line)
         if match:
             escaped, sha256, name = match.groups()
-            if escaped:
-                name = name.replace("\\n", "\n").replace("\\\\", "\\")
-            yield name, sha256
+            sums[unescape_sum_name(name) if escaped else name] = sha256
+    return sums
 
 
-def _metadata(out: Path, record: dict[str, Any]) -> dict[str, Any]:
-    try:
-        names = pq.read_table(out / "metadata.parquet", columns=["file_name"])["file_name"]
-    except (pa.ArrowException, OSError) as error:
-        return _check("metadata", False, str(error)[:120])
-    listed = names.to_pylist()
-    published = record["counts"]["published"]
+def _metadata(out: Path, record: dict[str, Any]) -> str:
+    table = pq.read_table(out / "metadata.parquet", columns=["file_name", "status"])
+    listed, counts = table["file_name"].to_pylist(), record["counts"]
+    _require(len(listed) == counts["published"] == len(set(listed)), "rows are missing or double")
     if record["input"]["kind"] == "folder":
-        there = all((out / name).is_file() for name in listed)
+        _require(set(listed) == set(_read_sums(out)), "not the files of SHA256SUMS")
     else:
         rows = Counter(name.rpartition("#")[0] for name in listed)
-        there = all(
-            (out / name).is_file() and pq.read_metadata(out / name).num_rows == count
-            for name, count in rows.items()
+        for name in _read_sums(out):
+            there = pq.read_metadata(out / name).num_rows
+            _require(there == rows[name], f"{name} has {there} rows, not {rows[name]}")
+    if record["settings"]["output"] == "frames":
+        found = Counter(table["status"].to_pylist())
+        _require(
+            all(found[status] == counts[status] for status in ("ok", "fallback")),
+            "the statuses are not those of manifest.json",
         )
-    ok = len(listed) == published == len(set(listed)) and there
-    return _check("metadata", ok, f"{len(listed)} rows for {published} published pictures")
+    return f"{len(listed)} rows for {counts['published']} published pictures"
 
 
-def _links(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    table = pq.read_table(path, columns=["source", "status", "outputs"])
-    found = Counter(table["status"].to_pylist())
-    unique = len(set(table["source"].to_pylist())) == table.num_rows
-    same = all(found[status] == record["counts"][status] for status in STATUSES)
-    outputs = sum(len(names) for names in table["outputs"].to_pylist())
-    ok = unique and same and outputs == record["counts"]["published"]
-    return _check("links", ok, f"{table.num_rows} inputs, {outputs} outputs")
+def _links(out: Path, record: dict[str, Any]) -> str:
+    rows = pq.read_table(private_folder(out) / "link.parquet").to_pylist()
+    found = Counter(row["status"] for row in rows)
+    _require(len({row["source"] for row in rows}) == len(rows), "an input is listed twice")
+    _require(all(found[s] == record["counts"][s] for s in STATUSES), "statuses differ")
+    outputs = [name for row in rows for name in row["outputs"]]
+    _require(len(outputs) == record["counts"]["published"], "outputs differ")
+    if record["input"]["kind"] == "folder":
+        sums = _read_sums(out)
+        for path in sorted(Journal(out).parts.glob("*.parquet")):
+            for part in pq.read_table(path, columns=["outputs"])["outputs"].to_pylist():
+                for output in part:
+                    same = sums.get(f"images/{output['name']}") == output["sha256"]
+                    _require(same, f"not what the run wrote: {output['name']}")
+    return f"{len(rows)} inputs, {len(outputs)} outputs"

@@ -91,7 +91,8 @@ def test_gate_blacks_out_a_face_that_still_matches(tmp_path: Path, deid: Deid) -
     for row in rows:
         after = np.asarray(Image.open(tmp_path / "gated" / row["file_name"]))
         x0, y0, x1, y1 = (round(v) for v in row["faces"][0]["box"])
-        assert after[y0:y1, x0:x1].max() <= 12
+        rim = (x1 - x0) // 8  # the region is an ellipse: a box's corners may lie outside it
+        assert after[y0 + rim : y1 - rim, x0 + rim : x1 - rim].max() <= 12
     free = deid("anonymize", folder, "--out", tmp_path / "free", *weak, "--no-gate")
     assert free.json["counts"]["ok"] == 3
 

@@ -42,8 +42,13 @@ IDENTITY_COLUMNS = frozenset(
 )
 """Columns that name a person; compared in lower case, `-` and space as `_`."""
 
-_DESCRIPTOR = re.compile(r"embedding|encoding|descriptor|faceprint|arcface|facenet", re.I)
-_IDENTITY_WORD = re.compile(r"(^|_)(identity|person_?(id|name)|subject_?id|celeb(rity)?_?id)($|_)")
+_DESCRIPTOR = re.compile(
+    r"embedding|encoding|descriptor|faceprint|arcface|facenet|(^|_)(emb|feat)(s|_|$)", re.I
+)
+_IDENTITY_WORDS = frozenset(
+    {"identity", "person", "subject", "celeb", "celebrity", "surname", "lastname", "firstname"}
+    | {"fullname", "username", "patient", "individual", "nickname", "forename"}
+)
 
 Labels = Mapping[str, int]
 """Attribute name -> +1 (present) or -1 (absent). Attributes without a label are missing."""
@@ -71,8 +76,9 @@ def parse_attributes(text: str) -> tuple[str, ...]:
 
 def is_identity_column(name: str) -> bool:
     """Whether a column's name says that it identifies a person."""
-    plain = re.sub(r"[\s-]+", "_", name.strip().lower())
-    return plain in IDENTITY_COLUMNS or bool(_IDENTITY_WORD.search(plain))
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    plain = re.sub(r"[\s.-]+", "_", apart).lower()
+    return plain in IDENTITY_COLUMNS or not _IDENTITY_WORDS.isdisjoint(plain.split("_"))
 
 
 def is_descriptor_column(name: str) -> bool:
@@ -110,27 +116,28 @@ def lfw_identity(key: str) -> str | None:
     return parts[-2] if match and match.group(1) == parts[-2] else None
 
 
-def read_label_files(root: Path, keys: Iterable[str]) -> LabelFiles:
-    """Read the label files of CelebA, LFW and Hugging Face's ImageFolder among `keys`.
+def read_label_files(files: Iterable[tuple[str, Path]]) -> LabelFiles:
+    """Read the label files of CelebA, LFW and Hugging Face's ImageFolder among some files.
 
     Args:
-        root: the folder.
-        keys: relative paths of all files below it.
+        files: (relative path, path) of all files of a folder.
 
     A label file that cannot be read is a warning, never an error: labels may be missing, but no
     picture is lost for them.
     """
     found = LabelFiles()
-    for key in keys:
+    for key, path in files:
         base = key.rsplit("/", 1)[-1].lower()
         reader = _READERS.get(base)
         if reader is None:
             continue
         try:
-            reader(root / key, key.rpartition("/")[0], found)
+            reader(path, key.rpartition("/")[0], found)
             found.used.add(key)
-        except (OSError, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-            found.warnings.append(f"the label file {key} cannot be read: {error}")
+        except Exception as error:  # labels may be missing; no picture is lost for them
+            found.warnings.append(
+                f"the label file {key} cannot be read and is left out ({type(error).__name__})"
+            )
     return found
 
 
@@ -145,15 +152,15 @@ def to_label(value: object) -> int | None:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        if path.suffix == ".csv":
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        if path.suffix.lower() == ".csv":
             return [row for row in csv.reader(file) if row]
         return [line.split() for line in file if line.strip()]
 
 
 def _celeba_attributes(path: Path, folder: str, found: LabelFiles) -> None:
     rows = _rows(path)
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         names, rows = rows[0][1:], rows[1:]
     else:
         names, rows = rows[1], rows[2:]
@@ -210,15 +217,16 @@ def _image_folder(path: Path, folder: str, found: LabelFiles) -> None:
         if split:
             found.partitions[key] = str(split)
         for column, value in row.items():
-            if is_identity_column(column) and value is not None:
+            if column is not None and is_identity_column(column) and value is not None:
                 found.identities[key] = str(value)
 
 
 def _table_rows(path: Path) -> list[dict[str, object]]:
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
+    if path.suffix.lower() == ".jsonl":
+        lines = path.read_text("utf-8-sig").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    if path.suffix.lower() == ".csv":
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return [dict(row) for row in csv.DictReader(file)]
     import pyarrow.parquet as pq
 

@@ -175,7 +175,7 @@ def _to_rgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
     if mode == "RGB" and "transparency" not in picture.info:
         return picture
     if mode.startswith("I") or mode == "F":
-        notes.append(f"{'float' if mode == 'F' else '16 bit'} to 8 bit")
+        notes.append({"F": "float to 8 bit", "I": "32 bit to 8 bit"}.get(mode, "16 bit to 8 bit"))
         return Pil.fromarray(_scale_to_8_bit(np.asarray(picture))).convert("RGB")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return _over_white(picture, notes)
@@ -196,7 +196,7 @@ def _over_white(picture: Pil.Image, notes: list[str]) -> Pil.Image:
 
 def _scale_to_8_bit(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Image:
     """Gray samples of any depth to uint8: 16-bit by 257, others by their own range."""
-    values = samples.astype(np.float32)
+    values = np.nan_to_num(samples.astype(np.float32), posinf=0, neginf=0)
     high = float(values.max(initial=0))
     low = min(0.0, float(values.min(initial=0)))
     if low == 0 and high <= 65535 and np.issubdtype(samples.dtype, np.integer):

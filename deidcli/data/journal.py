@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -55,6 +56,23 @@ PART_SCHEMA = pa.schema(
 )
 
 
+_RECORDED = {"fingerprint", "run", "source", "secret", "started"}
+"""What run.json holds at least."""
+_PUBLISHED = frozenset(
+    {"images", "data", "metadata.parquet", "manifest.json", "README.md", "SHA256SUMS"}
+    | {".incomplete"}
+)
+_PRIVATE = frozenset(
+    {"run.json", "lock", "parts", "staging", "scan", "plan", "link.parquet", "stages.json"}
+    | {"features", "scores.parquet", "scores.json", "position", "large"}
+)
+
+
+def _is_own(name: str, names: frozenset[str]) -> bool:
+    """Whether a run of deid writes an entry of this name, unfinished ones included."""
+    return name in names or bool(re.fullmatch(r"\d+-[0-9a-f]{16}|plan-\d+", name))
+
+
 @dataclass(frozen=True)
 class Journal:
     """The private folder of a run."""
@@ -90,14 +108,19 @@ class Journal:
     def read_run(self) -> dict[str, Any] | None:
         """The record of the run that made this folder, or None if no run did."""
         try:
-            record: dict[str, Any] = json.loads((self.folder / "run.json").read_text("utf-8"))
-        except FileNotFoundError:
+            record = json.loads((self.folder / "run.json").read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise DeidError(
-                f"{self.folder / 'run.json'} cannot be read: {error}",
+                f"{self.folder / 'run.json'} cannot be read: {type(error).__name__}",
                 f"restore it, or remove {self.out} and {self.folder} and run again",
             ) from None
+        if not isinstance(record, dict) or not record.keys() >= _RECORDED:
+            raise DeidError(
+                f"{self.folder / 'run.json'} is not the record of a run of deid",
+                "choose another folder with --out",
+            )
         return record
 
     def write_run(self, record: dict[str, Any]) -> None:
@@ -122,6 +145,11 @@ class Journal:
         with AtomicParquet(self.part(shard), PART_SCHEMA, self.parts) as file:
             file.write(table)
 
+    def published_names(self, shard: int) -> list[str]:
+        """The names of the pictures that a finished shard wrote."""
+        column = pq.read_table(self.part(shard), columns=["outputs"])["outputs"]
+        return [output["name"] for outputs in column.to_pylist() for output in outputs]
+
     def read_parts(self, shards: int) -> Iterator[list[dict[str, Any]]]:
         """The rows of every shard's part, in order."""
         for number in range(shards):
@@ -135,15 +163,36 @@ class Journal:
             self.parts.mkdir(exist_ok=True)
 
     def clear(self) -> None:
-        """Remove what an earlier run wrote, its output included."""
+        """Remove what an earlier run wrote, and nothing else. Its record goes last.
+
+        Raises:
+            DeidError: something lies there that deid did not write.
+        """
+        if self.read_run() is None:
+            return
+        for folder, names in ((self.out, _PUBLISHED), (self.folder, _PRIVATE)):
+            foreign = (
+                [e.name for e in folder.iterdir() if not _is_own(e.name, names)]
+                if (folder.is_dir())
+                else []
+            )
+            if foreign:
+                raise DeidError(
+                    f"{folder} holds {foreign[0]}, which deid did not write",
+                    "move it away, or choose another folder with --out",
+                )
         with writing():
-            for path in (self.folder, self.out):
-                if path.is_dir():
-                    for entry in list(path.iterdir()):
-                        if entry.is_dir() and not entry.is_symlink():
-                            shutil.rmtree(entry)
-                        elif entry.name != "lock":
-                            entry.unlink()
+            for folder, names in ((self.out, _PUBLISHED), (self.folder, _PRIVATE)):
+                own = (
+                    [e for e in folder.iterdir() if _is_own(e.name, names)]
+                    if (folder.is_dir())
+                    else []
+                )
+                for entry in sorted(own, key=lambda e: e.name == "run.json"):
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry)
+                    elif entry.name != "lock":
+                        entry.unlink()
 
     def write_position(self, key: str) -> None:
         """Name the input that is worked on, in case it ends its worker."""

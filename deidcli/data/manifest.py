@@ -5,8 +5,10 @@ manifest.json is written last; an output without it is not finished.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from deidcli.data.journal import FACE_TYPE, Journal
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.sink import AtomicParquet, merge_parquet, scratch, staged_name, write_atomic
 from deidcli.data.source import Shard, Source
+from deidcli.errors import DeidError
 from deidcli.weights import file_sha256
 
 STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
@@ -195,10 +198,21 @@ def _merge_shards(out: Path, source: Source) -> list[str]:
     return names
 
 
+def escape_sum_name(name: str) -> str:
+    """A file name as `sha256sum` writes it."""
+    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def unescape_sum_name(text: str) -> str:
+    """The inverse of `escape_sum_name`."""
+    back = {"\\n": "\n", "\\r": "\r", "\\\\": "\\"}
+    return re.sub(r"\\[nr\\]", lambda match: back[match[0]], text)
+
+
 def _write_sums(out: Path, sums: list[tuple[str, str]]) -> None:
     lines = []
     for name, sha256 in sorted(sums):
-        escaped = name.replace("\\", "\\\\").replace("\n", "\\n")
+        escaped = escape_sum_name(name)
         lines.append(f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n")
     write_atomic(out / "SHA256SUMS", "".join(lines).encode(), scratch(out))
 
@@ -221,11 +235,20 @@ def environment() -> dict[str, str]:
     return versions
 
 
+def manifest_digest(record: dict[str, Any]) -> str:
+    """sha256 of a manifest's content, without itself, the two times and later scores."""
+    free = ("digest", "scores", "started", "finished")
+    values = {key: value for key, value in record.items() if key not in free}
+    plain = json.loads(json.dumps(values, default=str))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(out: Path, record: dict[str, Any]) -> None:
     """Write manifest.json, the mark of a finished run."""
     names = ["README.md", "SHA256SUMS", "metadata.parquet"]
     files = {name: file_sha256(out / name) for name in names}
     values = {"deid_version": __version__, **record, "files": files}
+    values["digest"] = manifest_digest(values)
     data = json.dumps(values, indent=2, default=str, ensure_ascii=False).encode() + b"\n"
     write_atomic(out / "manifest.json", data, scratch(out))
 
@@ -233,9 +256,19 @@ def write_manifest(out: Path, record: dict[str, Any]) -> None:
 def read_manifest(out: Path) -> dict[str, Any] | None:
     """manifest.json of a finished run, or None where there is none."""
     try:
-        record: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
+        record = json.loads((out / "manifest.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        raise DeidError(
+            f"{out / 'manifest.json'} cannot be read: {type(error).__name__}",
+            "restore it, or make the output anew with --overwrite",
+        ) from None
+    if not isinstance(record, dict) or "counts" not in record:
+        raise DeidError(
+            f"{out / 'manifest.json'} is not a manifest of deid",
+            "restore it, or make the output anew with --overwrite",
+        )
     return record
 
 

@@ -42,6 +42,10 @@ class Layout:
     """Columns that name people; published only with --keep-identity."""
     carried: tuple[str, ...]
     """Columns that are published as they are."""
+    classes: tuple[str, ...] = ()
+    """Those of them whose Hugging Face feature lists class names, which are published too."""
+    metadata: tuple[str, ...] = ()
+    """Keys of the schema's metadata, published as they are."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class FilePlan:
     slices: tuple[tuple[tuple[int, ...], int, int], ...]
 
 
-def plan_file(path: Path, key: str) -> FilePlan:
+def plan_file(path: Path) -> FilePlan:
     """Read a parquet file's footer and its first rows.
 
     Raises:
@@ -89,11 +93,13 @@ def plan_file(path: Path, key: str) -> FilePlan:
     """
     try:
         with pq.ParquetFile(path) as file:
-            layout = _layout(file, key)
+            layout = _layout(file)
             groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DeidError(f"{key} cannot be read as parquet: {reason}", "restore the file") from None
+    except DeidError:
+        raise
+    except Exception as error:  # Arrow raises many kinds on damaged or unusual files
+        reason = type(error).__name__
+        raise DeidError(f"cannot be read as parquet ({reason})", "restore the file") from None
     slices: list[tuple[tuple[int, ...], int, int]] = []
     members: list[int] = []
     first = row = 0
@@ -106,20 +112,35 @@ def plan_file(path: Path, key: str) -> FilePlan:
     return FilePlan(layout, tuple(slices))
 
 
-def _layout(file: pq.ParquetFile, key: str) -> Layout:
+def _layout(file: pq.ParquetFile) -> Layout:
     schema = file.schema_arrow
     image = _image_column(file)
     if image is None:
         raise DeidError(
-            f"{key} has no image column (columns: {', '.join(schema.names[:12])})",
+            f"no image column (columns: {', '.join(schema.names[:12])})",
             "an image column is struct<bytes, path>, or binary that holds encoded pictures",
         )
-    identities = tuple(name for name in schema.names if is_identity_column(name))
+    if len(set(schema.names)) < len(schema.names):
+        raise DeidError("two columns have the same name", "rename one of them")
+    if _is_unusual_struct(schema.field(image).type):
+        raise DeidError(
+            "the image struct has required fields beside bytes and path", "leave them out"
+        )
+    identities = tuple(
+        name
+        for name in schema.names
+        if name != image and _names_people(name, schema.field(name).type)
+    )
+    vectors = _long_vectors(file)
     dropped = tuple(
         name
         for name in schema.names
         if name not in (image, *identities)
-        and (_holds_binary(schema.field(name).type) or is_descriptor_column(name))
+        and (
+            _may_hide_pixels(schema.field(name).type)
+            or is_descriptor_column(name)
+            or name in vectors
+        )
     )
     carried = tuple(n for n in schema.names if n not in (image, *identities, *dropped))
     return Layout(
@@ -131,15 +152,80 @@ def _layout(file: pq.ParquetFile, key: str) -> Layout:
         dropped,
         identities,
         carried,
+        tuple(n for n, f in _features(schema).items() if n in carried and _is_class_label(f)),
+        tuple(k.decode("utf-8", "replace") for k in schema.metadata or {} if k not in _KNOWN_KEYS),
     )
 
 
-def _holds_binary(kind: pa.DataType) -> bool:
+_KNOWN_KEYS = (b"huggingface", b"pandas")
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+
+
+def _may_hide_pixels(kind: pa.DataType) -> bool:
+    """Whether a column of this type could hold a picture: binary, or arrays of bytes."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _may_hide_pixels(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _may_hide_pixels(kind.value_type)
+    if pa.types.is_nested(kind) and any(
+        pa.types.is_uint8(kind.field(n).type) or pa.types.is_int8(kind.field(n).type)
+        for n in range(kind.num_fields)
+        if not pa.types.is_struct(kind) and not pa.types.is_map(kind)
+    ):
+        return True
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return True
     if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
         return True
-    return any(_holds_binary(kind.field(n).type) for n in range(kind.num_fields))
+    return any(_may_hide_pixels(kind.field(n).type) for n in range(kind.num_fields))
+
+
+def _is_unusual_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and any(
+        kind.field(n).name not in ("bytes", "path") and not kind.field(n).nullable
+        for n in range(kind.num_fields)
+    )
+
+
+def _names_people(name: str, kind: pa.DataType) -> bool:
+    """Whether a column, or a field within it, says by its name that it identifies a person."""
+    if is_identity_column(name):
+        return True
+    if isinstance(kind, pa.BaseExtensionType) or not pa.types.is_nested(kind):
+        return False
+    fields = [kind.field(n) for n in range(kind.num_fields)]
+    return any(_names_people(field.name, field.type) for field in fields)
+
+
+LONGEST_VECTOR = 64
+"""Lists of numbers from this length on are taken for embeddings of faces."""
+
+
+def _long_vectors(file: pq.ParquetFile) -> set[str]:
+    """Columns whose first rows hold long lists of floating-point numbers."""
+    names = [
+        field.name
+        for field in file.schema_arrow
+        if not isinstance(field.type, pa.BaseExtensionType)
+        and pa.types.is_nested(field.type)
+        and any(
+            pa.types.is_floating(field.type.field(n).type) for n in range(field.type.num_fields)
+        )
+    ]
+    first = next(iter(file.iter_batches(8, columns=names)), None) if names else None
+    if first is None:
+        return set()
+    return {
+        name
+        for name in names
+        if any(
+            isinstance(value, list) and len(value) >= LONGEST_VECTOR
+            for value in first.column(name).to_pylist()
+        )
+    }
 
 
 def _image_column(file: pq.ParquetFile) -> str | None:
@@ -172,7 +258,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = info.get("info", {}).get("features", {})
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
@@ -193,12 +279,11 @@ def published_schema(schema: pa.Schema, layout: Layout, keep_identity: bool) -> 
     away = set(layout.dropped) | (set() if keep_identity else set(layout.identities))
     fields = [schema.field(name) for name in schema.names if name not in away]
     metadata = dict(schema.metadata or {})
-    if b"huggingface" in metadata:
-        info = json.loads(metadata[b"huggingface"])
-        features = info.get("info", {}).get("features")
-        if isinstance(features, dict):
-            info["info"]["features"] = {k: v for k, v in features.items() if k not in away}
-        metadata[b"huggingface"] = json.dumps(info).encode()
+    features = _features(schema)
+    metadata.pop(b"huggingface", None)
+    if features:  # the features alone: what else stands there describes the source
+        kept = {name: feature for name, feature in features.items() if name not in away}
+        metadata[b"huggingface"] = json.dumps({"info": {"features": kept}}).encode()
     metadata.pop(b"pandas", None)  # may describe an index that is gone
     return pa.schema(fields, metadata=metadata or None)
 
@@ -224,6 +309,8 @@ class Summary:
     dropped: frozenset[str] = frozenset()
     carried: frozenset[str] = frozenset()
     identities: frozenset[str] = frozenset()
+    classes: frozenset[str] = frozenset()
+    metadata: frozenset[str] = frozenset()
     has_partition: bool = False
     has_identity: bool = field(default=False)
 
@@ -235,6 +322,8 @@ class Summary:
             dropped=self.dropped | set(layout.dropped),
             carried=self.carried | set(layout.carried),
             identities=self.identities | set(layout.identities),
+            classes=self.classes | set(layout.classes),
+            metadata=self.metadata | set(layout.metadata),
             has_partition=self.has_partition or layout.partition is not None,
             has_identity=self.has_identity or layout.identity is not None,
         )
@@ -248,4 +337,10 @@ class Summary:
         others = sorted(self.carried - set(CELEBA_ATTRIBUTES))
         if others:
             said.append(f"columns published as they are, check them: {', '.join(others)}")
+        if self.classes:
+            names = ", ".join(sorted(self.classes))
+            said.append(f"class names are published too; do they name people? {names}")
+        if self.metadata:
+            names = ", ".join(sorted(self.metadata))
+            said.append(f"schema metadata published as it is, check it: {names}")
         return said

@@ -7,6 +7,7 @@ import hmac
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,9 @@ from deidcli.data.attributes import Labels, to_label
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.source import FolderShard, Item, Shard, printable
+
+LARGEST_FILE = 2 << 30
+"""Bytes; larger files are withheld unread."""
 
 EXTENSION_OF: dict[Format, str] = {
     "JPEG": ".jpg",
@@ -71,10 +75,12 @@ def _read_item(item: Item, secret: bytes | None) -> Sample:
     if item.status:
         return Sample(item.key, status=item.status, reason=item.reason)
     try:
+        if Path(item.path).stat().st_size > LARGEST_FILE:
+            return Sample(item.key, status="failed", reason="the file is larger than 2 GB")
         with open(item.path, "rb") as file:
             data = file.read()
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
+    except (OSError, MemoryError) as error:
+        reason = f"cannot be read: {getattr(error, 'strerror', None) or 'no memory'}"
         return Sample(item.key, status="failed", reason=reason)
     extension = os.path.splitext(item.name)[1]
     name, stem = item.name, item.stem
@@ -98,10 +104,17 @@ def _read_rows(shard: ParquetShard, secret: bytes | None) -> Iterator[Sample]:
     try:
         for first, batch in shard.batches():
             for offset in range(batch.num_rows):
-                yield _row_sample(shard, first + offset, batch.slice(offset, 1), secret)
+                row = batch.slice(offset, 1)
+                try:
+                    sample = _row_sample(shard, first + offset, row, secret)
+                except Exception as error:  # such as text that is no UTF-8
+                    key = f"{shard.key}#{first + offset}"
+                    reason = f"row cannot be read: {type(error).__name__}"
+                    sample = Sample(key, status="failed", reason=reason)
+                yield sample
                 read += 1
     except (pa.ArrowException, OSError) as error:
-        reason = f"parquet cannot be read: {' '.join(str(error).split())[:120]}"
+        reason = f"parquet cannot be read ({type(error).__name__})"
         for number in range(shard.first_row + read, shard.first_row + shard.rows):
             yield Sample(f"{shard.key}#{number}", status="failed", reason=reason)
 

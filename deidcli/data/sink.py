@@ -65,6 +65,16 @@ class Written:
     sha256: str
 
 
+class Unwritable(Exception):
+    """One picture's name cannot be written; the others can."""
+
+
+_OF_THE_NAME = (
+    *(errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ),
+    errno.ENOTEMPTY,
+)
+
+
 class Sink(Protocol):
     """Where a shard's results go."""
 
@@ -101,34 +111,64 @@ def _fsync(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def write_atomic(path: Path, data: bytes, temporary: Path) -> None:
+SAME_TIME = 946684800
+"""Modification time of all pictures with `--names random` (2000-01-01): theirs would tell in which
+order they were made, and so the order of the source."""
+
+
+def write_atomic(path: Path, data: bytes, temporary: Path, time: int | None = None) -> None:
     """Write a file so that at any moment it is either whole or not there.
 
     Args:
         temporary: a folder on the same file system.
+        time: modification time to set, seconds since 1970.
+
+    Raises:
+        Unwritable: the name itself is the problem.
+        DeidError: the disk is full or not writable.
     """
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     unfinished = temporary / f"{os.getpid()}-{digest}"
     with writing():
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
             file.write(data)
             _fsync(file)
-        os.replace(unfinished, path)
+        if time is not None:
+            os.utime(unfinished, (time, time))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(unfinished, path)
+        except OSError as error:
+            if error.errno not in _OF_THE_NAME:
+                raise
+            unfinished.unlink(missing_ok=True)
+            raise Unwritable(error.strerror) from None
 
 
 class FolderSink:
     """Pictures below OUT/images, under their own names."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, same_time: bool) -> None:
         self._images = out / "images"
         self._scratch = scratch(out)
+        self._time = SAME_TIME if same_time else None
 
     def write(self, result: Result) -> tuple[Written, ...]:
-        written = []
+        """Write the pictures of one input.
+
+        Raises:
+            Unwritable: the name is too long, or taken by a folder.
+            DeidError: the disk is full or not writable.
+        """
+        written: list[Written] = []
         for output in result.outputs:
-            write_atomic(self._images / output.name, output.data, self._scratch)
+            try:
+                write_atomic(self._images / output.name, output.data, self._scratch, self._time)
+            except Unwritable:
+                for entry in written:
+                    (self._images / entry.output.name).unlink(missing_ok=True)
+                raise
             written.append(Written(output, hashlib.sha256(output.data).hexdigest()))
         return tuple(written)
 

@@ -73,6 +73,8 @@ class Source:
     names_people: bool = False
     """The folder tree names people, as LFW's does."""
     has_identity: bool = False
+    private_warnings: tuple[str, ...] = ()
+    """Warnings that name files: shown to the user, never published."""
 
 
 def open_source(root: Path, follow_links: bool = False) -> Source:
@@ -81,6 +83,8 @@ def open_source(root: Path, follow_links: bool = False) -> Source:
     Raises:
         DeidError: nothing there, not readable, or no picture in it.
     """
+    if printable(str(root)) != str(root):
+        raise DeidError("the input's path is not UTF-8", "rename the folder")
     if not root.exists():
         raise DeidError(f"{root} does not exist", "give a folder of pictures or a parquet file")
     if root.is_file():
@@ -139,8 +143,9 @@ def _walk(root: Path, follow_links: bool) -> Iterator[_File]:
             yield _File(prefix.rstrip("/"), folder, status="failed", reason=reason)
             continue
         folders = []
+        raw = {entry.name for entry in entries}
         for entry in entries:
-            key, path = prefix + printable(entry.name), Path(entry.path)
+            key, path = prefix + _unique_name(entry.name, raw), Path(entry.path)
             link = _link_problem(entry, inside, follow_links)
             if link is not None:
                 yield _File(key, path, status=link[0], reason=link[1])
@@ -155,6 +160,14 @@ def _walk(root: Path, follow_links: bool) -> Iterator[_File]:
             else:
                 yield _classify(entry, key, path)
         stack.extend(reversed(folders))
+
+
+def _unique_name(name: str, siblings: set[str]) -> str:
+    """`printable`, made different from the siblings' own names where it had to change."""
+    shown = printable(name)
+    while shown != name and shown in siblings:
+        shown += "~"
+    return shown
 
 
 def _link_problem(entry: os.DirEntry[str], inside: Path, follow: bool) -> tuple[str, str] | None:
@@ -206,7 +219,7 @@ def shard_size(inputs: int) -> int:
 
 
 def _folder_source(root: Path, files: list[_File]) -> Source:
-    label_files = read_label_files(root, (f.key for f in files if f.status == ""))
+    label_files = read_label_files((f.key, f.path) for f in files if f.status == "")
     names = _Names(files)
     items = [_item(file, label_files, names) for file in files]
     size = shard_size(len(items))
@@ -217,8 +230,9 @@ def _folder_source(root: Path, files: list[_File]) -> Source:
     skipped = sum(f.key.lower().endswith(".parquet") for f in files) - sum(
         key.endswith(".parquet") for key in label_files.used
     )
-    warnings = list(label_files.warnings)
-    if skipped:
+    private = list(label_files.warnings)
+    warnings = [f"{len(private)} label files could not be read"] if private else []
+    if skipped > 0:
         warnings.append(f"{skipped} parquet files stand between the pictures and were skipped")
     return Source(
         "folder",
@@ -231,6 +245,7 @@ def _folder_source(root: Path, files: list[_File]) -> Source:
         any(item.partition for item in items),
         any(lfw_identity(item.key) for item in items),
         any(item.identity for item in items),
+        tuple(private),
     )
 
 
@@ -266,7 +281,8 @@ class _Names:
 
     def stem(self, key: str) -> str:
         """`a/b` for `a/b.jpg`, or `a/b.jpg` where `a/b.png` exists too."""
-        return _stem(key) if self._stems[_stem(key)] == 1 else key
+        stem = _stem(key)
+        return stem if self._stems[stem] == 1 and stem not in self._taken else key
 
     def name(self, key: str) -> str:
         """The key itself; `.png` is added where its own format is not written."""
@@ -293,12 +309,15 @@ def _parquet_source(root: Path, files: list[_File]) -> Source:
     rest: list[Item] = []
     missing: list[DeidError] = []
     for file in files:
+        if not file.status and printable(str(file.path)) != str(file.path):
+            rest.append(Item(file.key, str(file.path), "failed", "its name is not UTF-8"))
+            continue
         if file.status or not file.key.lower().endswith(".parquet"):
             status, reason = file.status or "skipped", file.reason or "not a parquet file"
             rest.append(Item(file.key, str(file.path), status, reason))
             continue
         try:
-            plan = parquet.plan_file(file.path, file.key)
+            plan = parquet.plan_file(file.path)
         except DeidError as error:
             missing.append(error)
             rest.append(Item(file.key, str(file.path), "failed", error.message))
@@ -311,7 +330,7 @@ def _parquet_source(root: Path, files: list[_File]) -> Source:
             )
         summary = summary.add(plan)
     if not shards and missing:
-        raise missing[0]
+        raise DeidError(f"{root.name}: {missing[0].message}", missing[0].hint)
     if rest:
         shards.append(FolderShard(len(shards), tuple(rest)))
     warnings.extend(summary.warnings())

@@ -213,12 +213,15 @@ def predict(
     device = model.head.weight.device
     parts = [np.zeros((0, len(NAMES)), np.float32)]
     for start in range(0, len(chips), batch_size):
-        batch = torch.from_numpy(np.array(chips[start : start + batch_size]))
-        images = batch.to(device).permute(0, 3, 1, 2).float()  # channels-last in memory
+        some = chips[start : start + batch_size]
+        # Always a full batch: a convolution's rounding depends on the batch size.
+        batch = np.zeros((batch_size, *chips.shape[1:]), np.uint8)
+        batch[: len(some)] = some
+        images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()  # channels-last
         logits = model(images)
         if flip:
             logits = (logits + model(images.flip(3))) / 2
-        parts.append(torch.sigmoid(logits).cpu().numpy())
+        parts.append(torch.sigmoid(logits[: len(some)]).cpu().numpy())
     return np.concatenate(parts)
 
 

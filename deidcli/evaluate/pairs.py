@@ -179,7 +179,8 @@ def _foreign(published: Path, against: Path) -> PairSet:
         raise DeidError("--against works on folders of pictures", "give two folders")
     by_key = {item.key: item for item in _pictures(originals.shards)}
     by_stem = {item.key.rpartition(".")[0]: item for item in by_key.values()}
-    files = read_label_files(against, [i.key for s in originals.shards for i in s.items])  # type: ignore[union-attr]
+    items = [item for s in originals.shards if isinstance(s, FolderShard) for item in s.items]
+    files = read_label_files((item.key, Path(item.path)) for item in items)
     pairs, unmatched = [], 0
     for item in _pictures(theirs.shards):
         original = by_key.get(item.key) or by_stem.get(item.key.rpartition(".")[0])
@@ -260,7 +261,7 @@ class _Reader:
     def _read_rows(self, path: str, keys: set[str]) -> dict[str, bytes]:
         """All wanted rows of one file, in one pass over the row groups that hold them."""
         file_path = self._root if self._root.is_file() else self._root / path
-        image = plan_file(file_path, path).layout.image
+        image = plan_file(file_path).layout.image
         wanted = {int(key.rpartition("#")[2]) for key in keys}
         found: dict[str, bytes] = {}
         first = 0

@@ -108,14 +108,15 @@ def crop(frame: Image, affine: Affine, size: int, extend: bool = False) -> Image
     Where the chip is smaller than the face, the region is first averaged down by whole factors,
     so that no detail aliases.
     """
-    factor = int(1.0 / scale_of(affine))
-    if factor < 2:
-        return _warp(frame, affine, size, extend)
-    box = frame_box(affine, size, frame.shape)
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = frame_box(affine, size, frame.shape)
     if x0 >= x1 or y0 >= y1:
         return np.zeros((size, size, 3), np.uint8)
-    region = frame[y0:y1, x0:x1]
+    region = frame[y0:y1, x0:x1]  # OpenCV cannot warp out of pictures beyond 32,767 px
+    factor = int(1.0 / scale_of(affine))
+    if factor < 2:
+        moved = affine.copy()
+        moved[:, 2] += affine[:, :2] @ np.array([x0, y0], dtype=np.float64)
+        return _warp(region, moved, size, extend)
     height, width = max(1, (y1 - y0) // factor), max(1, (x1 - x0) // factor)
     region = region[: height * factor, : width * factor]
     small = cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA)

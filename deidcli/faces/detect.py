@@ -41,6 +41,9 @@ BOX_CENTER = np.array([0.49, 0.48])
 PLAUSIBLE_WIDTHS = (0.9, 1.75)
 PLAUSIBLE_OFFSET = 0.35
 
+LONGEST_SIDE = 16_000
+"""px of a working picture; dlib's HOG corrupts memory on far longer ones."""
+
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in frame pixels, upper bounds excluded; may reach outside the frame."""
 
@@ -58,7 +61,8 @@ class Face:
 
 def working_scale(height: int, width: int, megapixels: float = WORKING_MEGAPIXELS) -> float:
     """How much a frame is enlarged (or reduced, if below 1) before detection."""
-    return min(UPSAMPLE, math.sqrt(megapixels * 1e6 / (height * width)))
+    area = math.sqrt(megapixels * 1e6 / (height * width))
+    return min(UPSAMPLE, area, LONGEST_SIDE / max(height, width))
 
 
 def resize(frame: Image, scale: float) -> Image:

@@ -38,7 +38,7 @@ FEATHER = 0.10
 """Width of the soft edge outside the region, in sides of the mean face. Inside the region nothing
 of the original is left."""
 
-HEAD_PADDING = 1.1
+HEAD_PADDING = 1.15
 """Padding with which a chip holds the head region and its soft edge."""
 
 

@@ -111,8 +111,8 @@ class BlurSettings:
     def __post_init__(self) -> None:
         if not 0.001 <= self.sigma <= 2:
             raise ValueError("sigma must lie between 0.001 and 2")
-        if self.kernel_px < 0 or (self.kernel_px and self.kernel_px % 2 == 0):
-            raise ValueError("kernel_px must be 0 or an odd number")
+        if not 0 <= self.kernel_px <= 999 or (self.kernel_px and self.kernel_px % 2 == 0):
+            raise ValueError("kernel_px must be 0 or an odd number up to 999")
 
 
 class Blur(_Filter):

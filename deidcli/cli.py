@@ -101,6 +101,11 @@ def anonymize(
 
     The same command again resumes where the last one stopped.
     """
+    from deidcli.processes import default_workers, warm_up
+
+    workers = workers or default_workers()
+    if workers > 1:
+        warm_up()  # first of all: it imports torch in parallel with what follows
     from deidcli import planning
     from deidcli.data.attributes import parse_attributes
     from deidcli.methods import parse_settings
@@ -142,19 +147,15 @@ def _anonymize(
     out: Path,
     device: str,
     batch_size: int,
-    workers: int | None,
+    workers: int,
     overwrite: bool,
 ) -> dict[str, Any]:
     from deidcli import engines, pipeline, planning
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
     from deidcli.data.source import open_source
-    from deidcli.processes import default_workers, warm_up
 
     pipeline.check_device(device)
-    workers = workers or default_workers()
-    if workers > 1:
-        warm_up()
     found = open_source(source, settings.follow_links)
     planning.check_attributes(settings.attributes, found)
     planning.check_output(out, source)

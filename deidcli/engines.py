@@ -61,7 +61,8 @@ def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -
     the shards that were under way are worked again, one picture at a time, and a picture that
     ends its worker even alone is withheld.
     """
-    waiting = list(reversed(shards))
+    # The heaviest first, so that no worker is left alone with it at the end.
+    waiting = sorted(shards, key=lambda shard: (shard.weight(), -shard.index))
     while waiting:
         running: dict[Future[int], Shard] = {}
         pool = worker_pool(workers, run.threads)

@@ -221,6 +221,12 @@ class Stages:
     device: str
     black: Mask = field(default_factory=lambda: region_mask("head", BLACK_SIZE, HEAD_PADDING))
 
+    @property
+    def method_is_blank(self) -> bool:
+        """Whether the method itself leaves a black head: dlib's code of black lies near some
+        faces, and blacking out again would change nothing but the count."""
+        return bool(getattr(self.method, "blank", False))
+
     def cut(self, frame: Image, unit: Affine) -> Image:
         """A face's chip for the method."""
         affine = chip_from_unit(unit, self.method.chip.size, self.method.chip.padding)
@@ -461,7 +467,7 @@ def _pass_gate(pairs: list[tuple[_Work, _Face]], stages: Stages) -> None:
     distances = stages.gate.distances(originals, published)
     for (work, face), distance in zip(pairs, distances, strict=True):
         face.distance = round(float(distance), 4)
-        if not stages.gate.holds(face.distance):
+        if not stages.gate.holds(face.distance) and not stages.method_is_blank:
             stages.black_out(work.frame, face.unit)
             face.method, work.status = "blackout", "fallback"
 

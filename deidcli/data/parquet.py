@@ -64,6 +64,10 @@ class ParquetShard:
     def __len__(self) -> int:
         return self.rows
 
+    def weight(self) -> int:
+        """About how much work it is, in rows."""
+        return self.rows
+
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """The rows in order, as (number of the first row in the file, batch).
 

@@ -39,6 +39,8 @@ class Item:
     labels: Labels = field(default_factory=dict)
     partition: str | None = None
     identity: str | None = None
+    size: int = 0
+    """Bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class FolderShard:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def weight(self) -> int:
+        """About how much work it is, in bytes."""
+        return sum(item.size for item in self.items)
 
 
 Shard = FolderShard | parquet.ParquetShard
@@ -215,7 +221,7 @@ def _signature(files: Sequence[_File]) -> str:
 
 def shard_size(inputs: int) -> int:
     """Inputs a shard: few enough to spread and to resume, the same for every worker count."""
-    return max(2, min(64, inputs // 16))
+    return max(2, min(64, inputs // 64))
 
 
 def _folder_source(root: Path, files: list[_File]) -> Source:
@@ -265,6 +271,7 @@ def _item(file: _File, label_files: LabelFiles, names: _Names) -> Item:
         labels=labels,
         partition=partition,
         identity=identity,
+        size=file.size,
     )
 
 

@@ -53,6 +53,8 @@ class Blackout(_Filter):
     def __init__(self, settings: BlackoutSettings, device: str) -> None:
         super().__init__(settings.region, SIZE)
         self.settings = settings
+        self.blank = settings.region == "head"
+        """The gate's fallback would be the same picture."""
 
     def __call__(self, chips: Tensor, context: Context) -> Tensor:
         return torch.zeros_like(chips)

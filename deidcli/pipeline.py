@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from deidcli import __version__, planning
 from deidcli.data import manifest
+from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal, new_secret
 from deidcli.data.parquet import ParquetShard
@@ -73,6 +74,8 @@ class Run:
     device: str = "auto"
     batch_size: int = 16
     threads: int = 1
+    predicted: tuple[str, ...] = ()
+    """Attributes that the classifier labels, because the source does not."""
     careful: bool = False
     """One picture at a time, each named in the journal first: to find one that ends its worker."""
     poisoned: frozenset[str] = frozenset()
@@ -97,7 +100,8 @@ def prepare_run(
         DeidError: OUT was made with other settings or inputs, or cannot be written.
     """
     journal = Journal(out)
-    weights = weights_in_use(settings.detector, settings.gate is not None)
+    predicted = planning.predicted_attributes(settings.attributes, source)
+    weights = weights_in_use(settings.detector, settings.gate is not None, bool(predicted))
     print_of_run = fingerprint(settings, weights, source.signature)
     if overwrite:
         journal.clear()
@@ -132,6 +136,7 @@ def prepare_run(
         record["started"],
         device,
         batch_size,
+        predicted=predicted,
     )
 
 
@@ -219,6 +224,8 @@ class Stages:
     """faces.gate.Gate, or None."""
     plan: Plan | None
     device: str
+    classifier: Any = None
+    """evaluate.attributes.AttributeNet, loaded when a label has to be predicted."""
     black: Mask = field(default_factory=lambda: region_mask("head", BLACK_SIZE, HEAD_PADDING))
 
     @property
@@ -364,6 +371,8 @@ def _open(sample: Sample, run: Run, stages: Stages) -> Result | _Work:
         return Result(sample, "failed", f"detection: {_words(error)}", decoded.notes)
     if not found:
         return _no_face(sample, decoded, run)
+    if run.predicted and len(found) == 1:
+        sample = _labeled(sample, decoded.pixels, found[0], run, stages)
     size, padding = stages.method.chip.size, stages.method.chip.padding
     faces = []
     for index, face in enumerate(found):
@@ -371,6 +380,20 @@ def _open(sample: Sample, run: Run, stages: Stages) -> Result | _Work:
         affine = chip_from_unit(unit, size, padding)
         faces.append(_Face(face, unit, affine, face_seed(run.settings.seed, sample.key, index)))
     return _Work(sample, decoded.pixels, decoded.format, decoded.notes, faces)
+
+
+def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages) -> Sample:
+    """The input with predicted labels. Only of pictures with one face: a label is a picture's."""
+    from deidcli.evaluate import attributes
+
+    if stages.classifier is None:
+        stages.classifier = attributes.load(stages.device)
+    chip = attributes.cut(stages.classifier, frame, face.landmarks)
+    said = attributes.predict(stages.classifier, chip[None], batch_size=1)[0]
+    predicted = {
+        name: 1 if said[CELEBA_ATTRIBUTES.index(name)] >= 0.5 else -1 for name in run.predicted
+    }
+    return dataclasses.replace(sample, labels={**sample.labels, **predicted})
 
 
 def _no_face(sample: Sample, decoded: Decoded, run: Run) -> Result:
@@ -513,17 +536,14 @@ def _record(face: _Face) -> FaceRecord:
 def finish_run(run: Run) -> dict[str, Any]:
     """Put the parts together: tables, checksums, card, and the manifest last. Returns it."""
     settings, source = run.settings, run.source
-    attributes = (
-        source.label_names
-        if settings.attributes is None
-        else tuple(name for name in settings.attributes if name in source.label_names)
-    )
+    attributes = source.label_names if settings.attributes is None else settings.attributes
     tally, shards = manifest.write_tables(run.out, source, attributes, settings.names == "random")
     stages = Journal(run.out).read_stages()
     record: dict[str, Any] = {
         "method": settings.method,
         "settings": settings.as_dict(),
         "attributes": list(attributes),
+        "predicted_attributes": list(run.predicted),
         "weights": run.weights,
         "chip": stages["chip"],
         "detector": stages["detector"],

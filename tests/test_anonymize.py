@@ -296,7 +296,6 @@ def test_clear_errors(tmp_path: Path, deid: Deid) -> None:
         (["anonymize", folder, "--detector", "eyes"], 2, "--detector"),
         (["anonymize", folder, "--attrs", "Q"], 2, "knows no attribute"),
         (["anonymize", folder, "--gate", "9"], 2, "--gate"),
-        (["anonymize", folder, "--attrs", "G"], 1, "no labels for Male"),
         (["anonymize", folder, "--method", "k-same", "--workers", 1], 1, "at least k = 10"),
         (["anonymize", folder, "--no-such-option"], 2, "no-such-option"),
         (["verify", tmp_path / "missing"], 1, "not a finished output"),
@@ -372,3 +371,16 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_attributes_without_labels_are_predicted(tmp_path: Path, deid: Deid) -> None:
+    """The example portraits bring no labels; 1 and 4 are men, 2 and 5 women, 4 wears glasses."""
+    folder, out = copy_people(tmp_path / "in", 5), tmp_path / "out"
+    args = ["anonymize", folder, "--out", out, "--attrs", "GE", "--workers", 1, "--json"]
+    outcome = deid(*args)
+    assert outcome.code == 0 and "predicted" in outcome.stderr
+    assert outcome.json["predicted_attributes"] == ["Male", "Eyeglasses"]
+    assert "attributes" in outcome.json["weights"]
+    rows = {r["file_name"][-6:-4]: r for r in pq.read_table(out / "metadata.parquet").to_pylist()}
+    assert [rows[n]["Male"] for n in ("01", "02", "04", "05")] == [1, -1, 1, -1]
+    assert [rows[n]["Eyeglasses"] for n in ("01", "02", "04", "05")] == [-1, -1, 1, -1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -293,17 +294,27 @@ def run_shard(run: Run, shard: Shard) -> int:
     """De-identify one shard: its pictures written, then its journal entry. Returns its inputs."""
     journal = Journal(run.out)
     sink = _open_sink(run, shard, journal)
-    rows: list[tuple[Result, tuple[Written, ...]]] = []
-    for result in deidentify(watched(read_samples(shard, run.secret), run), run, stages_of(run)):
-        try:
-            rows.append((_without_data(result), _without_bytes(sink.write(result))))
-        except Unwritable as error:
-            reason = f"its name cannot be written: {error}"
-            failed = Result(result.sample, "failed", reason, result.notes)
-            rows.append((_without_data(failed), ()))
+    rows: list[tuple[Result, Future[tuple[Written, ...]]]] = []
+    samples = watched(read_samples(shard, run.secret), run)
+    # One thread writes and waits for the disk while this one detects.
+    with ThreadPoolExecutor(1) as writer:
+        for result in deidentify(samples, run, stages_of(run)):
+            rows.append((_without_data(result), writer.submit(sink.write, result)))
+        written = [_written(*row) for row in rows]
     sink.close()
-    journal.write_part(shard.index, rows)
+    journal.write_part(shard.index, written)
     return len(rows)
+
+
+def _written(
+    result: Result, writing: Future[tuple[Written, ...]]
+) -> tuple[Result, tuple[Written, ...]]:
+    """A result with what was written of it; failed where its name could not be written."""
+    try:
+        return result, writing.result()
+    except Unwritable as error:
+        reason = f"its name cannot be written: {error}"
+        return Result(result.sample, "failed", reason, result.notes), ()
 
 
 def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
@@ -315,12 +326,6 @@ def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
 def _without_data(result: Result) -> Result:
     sample = dataclasses.replace(result.sample, data=b"", row=None)
     return dataclasses.replace(result, sample=sample, outputs=())
-
-
-def _without_bytes(written: tuple[Written, ...]) -> tuple[Written, ...]:
-    return tuple(
-        Written(dataclasses.replace(entry.output, data=b""), entry.sha256) for entry in written
-    )
 
 
 def watched(samples: Iterable[Sample], run: Run) -> Iterator[Sample]:

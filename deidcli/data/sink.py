@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import os
@@ -62,7 +63,14 @@ class Written:
     """A published picture as the journal knows it."""
 
     output: Output
+    """Without its bytes."""
     sha256: str
+
+    @classmethod
+    def of(cls, output: Output) -> Written:
+        """What is kept of a picture that was written."""
+        digest = hashlib.sha256(output.data).hexdigest()
+        return cls(dataclasses.replace(output, data=b""), digest)
 
 
 class Unwritable(Exception):
@@ -169,7 +177,7 @@ class FolderSink:
                 for entry in written:
                     (self._images / entry.output.name).unlink(missing_ok=True)
                 raise
-            written.append(Written(output, hashlib.sha256(output.data).hexdigest()))
+            written.append(Written.of(output))
         return tuple(written)
 
     def close(self) -> None:
@@ -199,7 +207,7 @@ class ParquetSink:
             self._rows.append(result.sample.row)
             self._images.append(output.data)
             self._names.append(output.name)
-            written.append(Written(output, hashlib.sha256(output.data).hexdigest()))
+            written.append(Written.of(output))
         if len(self._rows) >= parquet.ROWS_A_READ:
             self._flush()
         return tuple(written)

@@ -154,8 +154,9 @@ def _anonymize(
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
     from deidcli.data.source import open_source
+    from deidcli.processes import check_device
 
-    pipeline.check_device(device)
+    check_device(device)
     found = open_source(source, settings.follow_links)
     planning.check_output(out, source)
     for warning in planning.warnings_of(found, settings):
@@ -294,16 +295,15 @@ def score(
     deid score ./celeba-deid
     deid score ./made-by-another-tool --against ./originals
     """
-    from deidcli import pipeline
     from deidcli.evaluate import score as scoring
     from deidcli.faces.recognizers import RECOGNIZERS
-    from deidcli.processes import default_workers
+    from deidcli.processes import check_device, default_workers, resolve_device
 
     for name in recognizer or []:
         if name not in RECOGNIZERS:
             raise UsageError(f"no recognizer is called {name}", f"one of: {', '.join(RECOGNIZERS)}")
-    pipeline.check_device(device)
-    on = pipeline.resolve_device(device)
+    check_device(device)
+    on = resolve_device(device)
     try:
         with _ProgressBar() as progress:
             report = scoring.score(
@@ -335,15 +335,15 @@ def train(
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
     """
-    from deidcli import pipeline
     from deidcli.evaluate import train_attributes
     from deidcli.methods import parse_fields
+    from deidcli.processes import check_device, resolve_device
 
     if what != "attributes":
         raise UsageError(f"there is nothing to train called {what!r}", "one of: attributes")
     given = dict(_pair(text) for text in settings or [])
-    pipeline.check_device(device)
-    given["device"] = pipeline.resolve_device(device)
+    check_device(device)
+    given["device"] = resolve_device(device)
     chosen = parse_fields("attributes", train_attributes.Settings, given)
     try:
         path = train_attributes.train(data, out, chosen, validation=validation or ())

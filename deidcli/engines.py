@@ -12,8 +12,8 @@ from deidcli import pipeline, planning
 from deidcli.data.journal import Journal
 from deidcli.data.source import Shard
 from deidcli.errors import DeidError
-from deidcli.pipeline import Run
 from deidcli.processes import default_workers, limit_threads, worker_pool
+from deidcli.run import Run
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, inputs done now, inputs in all)."""

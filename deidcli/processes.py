@@ -1,4 +1,4 @@
-"""Worker processes: how they start, how many threads they use, and that they end in time."""
+"""Where work runs: processes, their threads, the device; and that workers end in time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
+from typing import get_args
+
+from deidcli.errors import DeidError, UsageError
+from deidcli.settings import DeviceName
 
 
 def default_workers() -> int:
@@ -57,3 +61,25 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not known or not there.
+
+    Raises:
+        UsageError: another name than `auto`, `cpu`, `cuda`.
+        DeidError: `cuda` where there is none.
+    """
+    if name not in get_args(DeviceName):
+        raise UsageError(f"--device {name} is not known", "one of: auto, cpu, cuda")
+    if name == "cuda" and resolve_device(name) != "cuda":
+        raise DeidError("torch sees no CUDA device", "use --device cpu, or install its CUDA build")
+
+
+def resolve_device(name: str) -> str:
+    """`auto` to what torch has: `cpu` or `cuda`."""
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,8 @@ from deidcli import engines
 from deidcli.data.journal import Journal
 from deidcli.data.samples import Sample
 from deidcli.data.source import FolderShard, Item, Source
-from deidcli.pipeline import Run, watched
+from deidcli.pipeline import watched
+from deidcli.run import Run
 from deidcli.settings import RunSettings
 from tests.conftest import ROOT
 

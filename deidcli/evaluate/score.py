@@ -24,6 +24,7 @@ from deidcli.evaluate.figures import Faces, Row, all_rows, worst_group
 from deidcli.evaluate.pairs import CHUNK, PairRef, PairSet, collect
 from deidcli.faces import recognizers
 from deidcli.processes import limit_threads, worker_pool
+from deidcli.weights import own_cards
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, pictures done now, pictures in all)."""
@@ -113,6 +114,7 @@ def _cache_key(pair_set: PairSet, names: Sequence[str], device: str) -> str:
         "count": len(pair_set.pairs),
         "originals": str(pair_set.originals.resolve()),
         "recognizers": {n: recognizers.RECOGNIZERS[n].file.sha256 for n in names},
+        "classifier": {name: card.sha256 for name, card in own_cards().items()},
         "quality": sorted(k for k, why in quality.available().items() if not why),
         "device": device,
     }

@@ -108,14 +108,21 @@ def anonymize(
         warm_up()  # first of all: it imports torch in parallel with what follows
     from deidcli import planning
     from deidcli.data.attributes import parse_attributes
-    from deidcli.methods import parse_settings
+    from deidcli.methods import keeps_attributes, method_weights, parse_settings
     from deidcli.settings import RunSettings
 
-    pairs = [_pair(text) for text in settings or []]
+    given = dict(_pair(text) for text in settings or [])
+    asked = None if attrs is None else parse_attributes(attrs)
+    keeps = keeps_attributes(method)
+    if keeps and attrs is not None:
+        given["attrs"] = attrs
+    method_settings = dataclasses.asdict(parse_settings(method, given))
+    method_weights(method, method_settings)  # an unknown set is an error before OUT is touched
     run_settings = RunSettings(
         method=method,
-        method_settings=dataclasses.asdict(parse_settings(method, dict(pairs))),
-        attributes=None if attrs is None else parse_attributes(attrs),
+        method_settings=method_settings,
+        # What the picture does not keep is not published beside it either.
+        attributes=parse_attributes(method_settings["attrs"]) if keeps else asked,
         output=output,  # type: ignore[arg-type]
         detector=detector,  # type: ignore[arg-type]
         on_no_face=on_no_face,  # type: ignore[arg-type]
@@ -314,16 +321,28 @@ def score(
     typer.echo(jsonlib.dumps(report) if json else scoring.table(report, groups))
 
 
+TRAINABLE = {
+    "attributes": "deidcli.evaluate.train_attributes",
+    "dae": "deidcli.methods.dae_training",
+    "eae": "deidcli.methods.eae_training",
+}
+"""What `deid train` trains -> the module with its `Settings` and `train()`."""
+
+
 @app.command()
 def train(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="attributes.")],
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Parquet with labels.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint and weights.")] = Path(
-        "runs"
-    ),
+    what: Annotated[str, typer.Argument(metavar="WHAT", help=", ".join(TRAINABLE) + ".")],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Folders of pictures, or parquet.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Checkpoints and weights; runs/WHAT.")
+    ] = None,
     validation: Annotated[
         list[Path] | None, typer.Option("--validation", help="Scored after each epoch; repeatable.")
     ] = None,
+    attrs: Annotated[str | None, typer.Option(help="eae: the attributes, such as GSBE.")] = None,
+    size: Annotated[str | None, typer.Option(help="eae: compact or paper.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
@@ -334,22 +353,31 @@ def train(
 
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
+    deid train dae celeba/train --set target=supervised --set attributes=Male,Smiling
+    DEID_WEIGHTS=runs/dae deid anonymize faces --method dae --set target=supervised
     """
-    from deidcli.evaluate import train_attributes
+    from importlib import import_module
+
     from deidcli.methods import parse_fields
     from deidcli.processes import check_device, resolve_device
 
-    if what != "attributes":
-        raise UsageError(f"there is nothing to train called {what!r}", "one of: attributes")
+    if what not in TRAINABLE:
+        raise UsageError(
+            f"there is nothing to train called {what!r}", f"one of: {', '.join(TRAINABLE)}"
+        )
+    recipe = import_module(TRAINABLE[what])
     given = dict(_pair(text) for text in settings or [])
+    given |= {key: text for key, text in (("attrs", attrs), ("size", size)) if text is not None}
     check_device(device)
     given["device"] = resolve_device(device)
-    chosen = parse_fields("attributes", train_attributes.Settings, given)
+    chosen = parse_fields(what, recipe.Settings, given)
+    folder = out or Path("runs") / what
     try:
-        path = train_attributes.train(data, out, chosen, validation=validation or ())
+        made = recipe.train(data, folder, chosen, validation=validation or ())
     except KeyboardInterrupt:
         raise DeidError("stopped", "the same command again goes on from here") from None
-    typer.echo(str(path))
+    for path in made if isinstance(made, list) else [made]:
+        typer.echo(str(path))
 
 
 @app.command()

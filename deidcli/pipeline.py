@@ -30,7 +30,7 @@ from deidcli.data.sink import (
 )
 from deidcli.data.source import Shard, Source
 from deidcli.errors import DeidError
-from deidcli.methods import PlanFace, needs_prepare
+from deidcli.methods import PlanFace, method_weights, needs_prepare
 from deidcli.run import Run
 from deidcli.settings import RunSettings, differences, fingerprint
 from deidcli.stages import Work, deidentify, open_sample, stages_of
@@ -53,7 +53,8 @@ def prepare_run(
     """
     journal = Journal(out)
     predicted = planning.predicted_attributes(settings.attributes, source)
-    weights = weights_in_use(settings.detector, settings.gate is not None, bool(predicted))
+    own = method_weights(settings.method, settings.method_settings)
+    weights = weights_in_use(settings.detector, settings.gate is not None, bool(predicted), own)
     print_of_run = fingerprint(settings, weights, source.signature)
     if overwrite:
         journal.clear()

@@ -315,10 +315,15 @@ def _pass_gate(pairs: list[tuple[Work, _Face]], stages: Stages) -> None:
 
 
 def _published_chip(frame: Image, face: _Face, stages: Stages) -> Image:
-    """What `--output crops` publishes: the method's chip, around it the published frame."""
+    """What `--output crops` publishes: the method's chip, around it the published frame.
+
+    A method whose `whole_chips` holds gives chips that are publishable to their edges.
+    """
     around = crop(frame, face.affine, stages.method.chip.size, extend=False)
     if face.method == "blackout" or face.chip is None:
         return around
+    if getattr(stages.method, "whole_chips", False):
+        return face.chip
     share = stages.method.mask[:, :, None]
     mixed = share * face.chip + (1 - share) * around
     return np.asarray(np.rint(mixed), dtype=np.uint8)

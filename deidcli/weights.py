@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -208,8 +210,14 @@ def _unpacked(entry: PipFile) -> Path:
     return path
 
 
-def weights_in_use(detector: str, gate: bool, classifier: bool = False) -> dict[str, str]:
-    """Name -> sha256 of the weights that a run needs, each verified."""
+def weights_in_use(
+    detector: str, gate: bool, classifier: bool = False, own: Sequence[str] = ()
+) -> dict[str, str]:
+    """Name -> sha256 of the weights that a run needs, each verified.
+
+    Args:
+        own: names of our own weights that the method loads.
+    """
     entries = []
     if detector != "none":
         entries.append(DLIB_LANDMARKS)
@@ -220,8 +228,8 @@ def weights_in_use(detector: str, gate: bool, classifier: bool = False) -> dict[
     for entry in entries:
         pip_file(entry)
     found = {entry.name: entry.sha256 for entry in entries}
-    if classifier:
-        found["attributes"] = own_weights("attributes")[1].sha256
+    for name in (*own, *(["attributes"] if classifier else [])):
+        found[name] = own_weights(name)[1].sha256
     return found
 
 
@@ -377,3 +385,40 @@ def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
     from safetensors.torch import load
 
     return load(data), card
+
+
+def write_own_weights(
+    folder: Path, name: str, tensors: dict[str, Tensor], card: dict[str, Any]
+) -> Path:
+    """Write tensors as fp16 to `folder`/NAME.safetensors and its card into weights.toml there.
+
+    DEID_WEIGHTS=folder makes a run use them.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    partial = path.with_name(path.name + ".partial")
+    save_file(
+        {key: value.detach().half().cpu().contiguous() for key, value in tensors.items()}, partial
+    )
+    partial.chmod(0o644)  # safetensors writes for the owner alone
+    os.replace(partial, path)
+    listed = folder / "weights.toml"
+    tables = tomllib.loads(listed.read_text(encoding="utf8")) if listed.is_file() else {}
+    tables[name] = {"file": path.name, "sha256": file_sha256(path), "scores": {}, **card}
+    written = listed.with_name(listed.name + ".partial")
+    written.write_text(
+        "\n".join(_toml(table, [key]) for key, table in tables.items()), encoding="utf8"
+    )
+    os.replace(written, listed)
+    return path
+
+
+def _toml(table: dict[str, Any], path: list[str]) -> str:
+    """A table and those within it as TOML; JSON's strings, numbers and lists are TOML's, too."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = [f"[{'.'.join(path)}]"]
+    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    inner = [_toml(value, [*path, key]) for key, value in table.items() if isinstance(value, dict)]
+    return "\n".join([*lines, "", *inner])

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.errors import DeidError
-from deidcli.evaluate.attribute_chips import Chips, augment, data_files, join, load_chips, resized
 from deidcli.evaluate.attributes import NAMES, AttributeNet, NetSettings, accuracy, predict
 from deidcli.faces.recognizer_nets import read_legacy_module
 from deidcli.training import (
@@ -36,6 +35,7 @@ from deidcli.training import (
     seed_step,
     update_average,
 )
+from deidcli.training_chips import Chips, augment, load_all, resized
 from deidcli.weights import MOBILEFACENET, download_folder, pip_file
 
 CHECKPOINT = "checkpoint.pt"
@@ -251,8 +251,7 @@ def loss_of(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 
 def _found_chips(paths: Sequence[Path], settings: Settings, cache: Path) -> Chips:
     net = settings.net
-    files = data_files(paths)
-    chips = join([load_chips(path, settings.cut_side, net.padding, cache) for path in files])
+    chips = load_all(paths, settings.cut_side, net.padding, cache)
     return chips.keep(chips.found & (chips.labels != 0).any(1))
 
 

@@ -29,6 +29,8 @@ METHODS: dict[str, str] = {
     "pixelate": "deidcli.methods.filters:Pixelate",
     "blur": "deidcli.methods.filters:Blur",
     "k-same": "deidcli.methods.ksame:KSame",
+    "dae": "deidcli.methods.dae:DeepAutoencoder",
+    "eae": "deidcli.methods.eae:EmbeddedAutoencoders",
 }
 """Name on the command line -> `module:Class`. Loaded only when asked for."""
 
@@ -119,6 +121,27 @@ def load_method(name: str, given: Mapping[str, str], device: str) -> Method:
 def needs_prepare(name: str) -> bool:
     """Whether a method looks at the whole set before it starts."""
     return bool(getattr(method_class(name), "whole_set", False))
+
+
+def keeps_attributes(name: str) -> bool:
+    """Whether a method is told by its setting `attrs`, hence by --attrs, which ones it keeps."""
+    return any(field.name == "attrs" for field in dataclasses.fields(settings_class(name)))
+
+
+def method_weights(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of our weight files that a method loads: what its classmethod `weights` says.
+
+    Args:
+        settings: all of them, as RunSettings has them.
+
+    Raises:
+        UsageError: there are no weights for these settings.
+    """
+    said = getattr(method_class(name), "weights", None)
+    if said is None:
+        return ()
+    names: tuple[str, ...] = said(settings_class(name)(**settings))
+    return names
 
 
 def parse_settings(name: str, given: Mapping[str, str]) -> Any:

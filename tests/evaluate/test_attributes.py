@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from deidcli import weights
+from deidcli import training_chips, weights
 from deidcli.errors import DeidError
-from deidcli.evaluate import attribute_chips, attributes, train_attributes
+from deidcli.evaluate import attributes, train_attributes
 from deidcli.evaluate.attributes import NAMES, AttributeNet, NetSettings, predict
 from deidcli.evaluate.train_attributes import Settings
 
@@ -138,21 +138,20 @@ def test_loss_ignores_entries_without_a_label() -> None:
 def test_chips_are_cut_once_and_say_where_no_face_was_found(
     labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = attribute_chips.load_chips(labeled, 32, 0.5, tmp_path)
+    first = training_chips.load_chips(labeled, 32, 0.5, tmp_path)
     assert first.chips.shape == (9, 32, 32, 3) and first.chips.dtype == np.uint8
     assert first.found.tolist() == [True] * 8 + [False]
     assert first.labels[:, NAMES.index("Young")].tolist() == [1, -1] * 4 + [1]
     assert first.labels[:3, NAMES.index("Male")].tolist() == [1, -1, 0]
-    monkeypatch.setattr(attribute_chips, "_find", None)
-    again = attribute_chips.load_chips(labeled, 32, 0.5, tmp_path)
+    monkeypatch.setattr(training_chips, "_find", None)
+    again = training_chips.load_chips(labeled, 32, 0.5, tmp_path)
     np.testing.assert_array_equal(first.chips, again.chips)
 
 
 def test_augment_keeps_shape_and_range_and_follows_its_generator() -> None:
     chips = torch.from_numpy(random_chips(6, 40))
     first, again, other = (
-        attribute_chips.augment(chips, 32, torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
+        training_chips.augment(chips, 32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert first.shape == (6, 3, 32, 32) and first.dtype == torch.float32
     assert float(first.min()) >= 0 and float(first.max()) <= 255
@@ -199,7 +198,7 @@ def test_frozen_stages_stay_and_the_others_move(labeled: Path, tmp_path: Path) -
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeidError, match=r"nothing\.parquet"):
-        attribute_chips.data_files([tmp_path / "nothing.parquet"])
+        training_chips.load_all([tmp_path / "nothing.parquet"], 32, 0.5, tmp_path)
 
 
 def test_changed_bytes_are_refused(
@@ -239,7 +238,7 @@ def test_shipped_weights_read_real_pictures(
     path = tmp_path / "validation.parquet"
     pq.write_table(pa.Table.from_batches([next(source.iter_batches(150))]), path)
     settings = shipped.settings
-    chips = attribute_chips.load_chips(path, settings.side, settings.padding, tmp_path)
+    chips = training_chips.load_chips(path, settings.side, settings.padding, tmp_path)
     probabilities = predict(shipped, chips.chips)
     np.testing.assert_allclose(
         probabilities[:9], predict(shipped, chips.chips[:9], batch_size=2), atol=1e-5

@@ -195,7 +195,8 @@ ROWS: dict[int, list[tuple[str, dict[str, str]]]] = {
     ],
     4: _shifts(20, list(permutations((FIRST, MOOD, MOUTH))), 4),
     5: [
-        _row(f"5 K={count}", FC, target="clusters", clusters=count) for count in (10, 50, 180, 300)
+        _row(f"5 K={count}", FC, target="clusters", clusters=count, alpha=1.0)
+        for count in (10, 50, 180, 300)
     ],
     6: [
         _row(f"6 alpha={alpha} n={n}", CONV, target="neighbors", n=n, alpha=alpha)
@@ -208,10 +209,11 @@ ROWS: dict[int, list[tuple[str, dict[str, str]]]] = {
 
 
 def tables(args: argparse.Namespace) -> None:
-    """Train and measure the rows of some tables."""
+    """Train and measure the rows of some tables, all with the shipped deblurrer and smoother."""
     from deidcli.methods import parse_fields
 
     faces = load_faces(args.test, args.faces, args.distinct)
+    filters = load_method("dae", {}, "cpu").filters  # type: ignore[attr-defined]
     kept: dict[str, recipe.Autoencoder] = {}
     for name, given in [row for part in args.rows.split(",") for row in ROWS[int(part)]]:
         extra = dict(pair.split("=", 1) for pair in args.set or [])
@@ -227,11 +229,8 @@ def tables(args: argparse.Namespace) -> None:
         if body_key not in kept:
             kept[body_key] = recipe.train_autoencoder(recipe._tensor(chips), run)
         encoder = recipe.train_encoder(kept[body_key], chips, run)
-        filters = recipe.train_filters(
-            recipe._tensor(chips), dataclasses.replace(run, out=args.out / "filters")
-        )
         seconds = round(time.time() - started)
-        frames = published(faces, chain(encoder, [filters.deblurrer, filters.smoother]))
+        frames = published(faces, chain(encoder, filters))
         out = {"row": name, "seconds": seconds, **measure(faces, frames)}
         if args.attr73:
             made = embed("dlib", frames, faces.landmarks)

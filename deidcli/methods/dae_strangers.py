@@ -36,7 +36,7 @@ KEPT = 16
 """Directions of K that are kept: 99 % of its variance. All of them would give identity away."""
 CANDIDATES = 64
 """Strangers that fit best, among whom one is drawn."""
-WINDOW = (0.0, 0.35)
+WINDOW = (0.0, 0.15)
 """Which of the candidates may be drawn, by rank of their likeness to the face: 0 is the least
 alike. Whoever keeps sex and pose raises the likeness of two people above that of strangers at
 large; the window brings it back. Chosen on the validation split."""

@@ -25,6 +25,7 @@ internal autoencoder frozen in evaluation mode. What departs, and why:
   which can be turned round.
 - One FSN with a group for each of G, S, B, E, Y serves every set; since y depends on the bits of
   the asked attributes alone, the rest of d does not reach the picture.
+- A term of ours makes a set's pictures alike to the PEN, see `eae_pen.likeness_loss`.
 - AdamW in place of SGD; means in place of sums over a map, so that the terms have like scales.
 """
 

@@ -78,6 +78,8 @@ class Settings:
     """Weight of the attribute terms (eq. 7)."""
     a2: float = 1.0
     """Weight of the identity term (eq. 7)."""
+    alike: float = 1.0
+    """Weight of the term that makes a set's pictures alike to the PEN: eae_pen.likeness_loss."""
     pen: str = "mobilefacenet"
     """The PEN: a recognizer's name, or arcface: one trained here on the persons of DATA."""
     pen_epochs: int = 20
@@ -113,7 +115,7 @@ _COMMON = ("size", "batch_size", "seed", "weight_decay", "warmup", "average")
 _FSN = (*_COMMON, "fsn_attrs", "targets", "soft", "fsn_epochs", "fsn_initial", "fsn_rate")
 _EXTERNAL = (*_FSN, "external_epochs", "external_rate", "encoder_share")
 _PEN = ("size", "batch_size", "seed", "pen", "pen_epochs", "pen_rate")
-_TERMS = ("attrs", "a1", "a2", *_PEN)
+_TERMS = ("attrs", "a1", "a2", "alike", *_PEN)
 _FILES = ("targets", "warm", "fsn_initial", "internal_initial", "sprn_initial")
 DECIDES: dict[str, tuple[str, ...]] = {
     "fsn": _FSN,

@@ -55,6 +55,16 @@ def arcface_loss(
     return functional.cross_entropy(scale * widened, persons)
 
 
+def likeness_loss(published: Tensor) -> Tensor:
+    """(C, D) embeddings of a set's pictures -> 1 - their mean cosine to their common direction.
+
+    Ours, not the paper's: at 0 a recognizer sees no difference between the pictures, so it cannot
+    tell by one which faces have its attributes.
+    """
+    directions = functional.normalize(published)
+    return 1 - functional.cosine_similarity(directions, directions.mean(0)[None]).mean()
+
+
 def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
     """What a recognizer sees of our chips, differentiable.
 

@@ -35,7 +35,13 @@ from deidcli.methods.eae_loop import (
     read,
     write_cards,
 )
-from deidcli.methods.eae_pen import Classified, Embedder, arcface_loss, recognizer_view
+from deidcli.methods.eae_pen import (
+    Classified,
+    Embedder,
+    arcface_loss,
+    likeness_loss,
+    recognizer_view,
+)
 from deidcli.weights import download_folder
 
 __all__ = ["Settings", "train"]
@@ -259,8 +265,10 @@ def _picture_loss(
     closeness = eae.reconstruction_loss(desired, y[inverse])
     with torch.no_grad():
         originals = judges.pen(images)
-    identity = eae.identity_loss(originals, judges.pen(pictures)[inverse])
-    return eae.multiple_loss(closeness, read, identity, run.settings.a1, run.settings.a2)
+    embeddings = judges.pen(pictures)
+    identity = eae.identity_loss(originals, embeddings[inverse])
+    loss = eae.multiple_loss(closeness, read, identity, run.settings.a1, run.settings.a2)
+    return loss + run.settings.alike * likeness_loss(embeddings)
 
 
 def _warm_start(run: Run, model: eae.InternalAutoencoder, path: Path) -> None:

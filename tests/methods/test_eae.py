@@ -24,6 +24,7 @@ from deidcli.methods.eae import SIZES, EmbeddedAutoencoders
 from deidcli.training_chips import Chips
 from deidcli.weights import own_cards
 from tests.conftest import PEOPLE, Outcome, copy_people
+from tests.test_datasets import celeba
 
 # --- Losses of known answer
 
@@ -41,6 +42,12 @@ def test_identity_loss_counts_no_negative_cosine() -> None:
     a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     b = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [1.0, 1.0]])
     assert float(eae.identity_loss(a, b)) == pytest.approx((1 + 0 + math.sqrt(0.5)) / 3)
+
+
+def test_likeness_loss_is_nil_where_all_point_one_way() -> None:
+    assert float(eae_pen.likeness_loss(torch.tensor([[1.0, 0.0], [5.0, 0.0]]))) == pytest.approx(0)
+    apart = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    assert float(eae_pen.likeness_loss(apart)) == pytest.approx(1 - math.sqrt(0.5))
 
 
 def test_multiple_loss_weighs_its_terms() -> None:
@@ -307,3 +314,20 @@ def test_an_unknown_set_is_refused_before_anything_is_written(
     outcome = deid("anonymize", folder, "--method", "eae", "--attrs", "BE", "--out", tmp_path / "o")
     assert outcome.code == 2 and "deid train eae" in outcome.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_the_training_command(
+    tmp_path: Path, deid: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder with CelebA's labels to weights that `deid anonymize` uses."""
+    monkeypatch.setenv("DEID_CACHE", str(tmp_path / "cache"))
+    root = celeba(tmp_path / "celeba")
+    quick = ("fsn_epochs=1", "external_epochs=1", "internal_steps=2", "pen=dlib", "batch_size=4")
+    options = [part for text in quick for part in ("--set", text)]
+    args = ["train", "eae", root, "--attrs", "G", "--size", "compact", "--out", tmp_path / "out"]
+    outcome = deid(*args, *options, "--set", "fsn_attrs=GS")
+    assert outcome.code == 0, outcome.stderr
+    made = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert made == [f"eae-compact-{part}.safetensors" for part in ("G", "external", "fsn")]
+    again = deid(*args, *options, "--set", "fsn_attrs=GS")
+    assert again.code == 0 and "steps" not in again.stderr  # nothing is trained twice

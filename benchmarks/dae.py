@@ -63,6 +63,7 @@ class Faces:
 def load_faces(path: Path, count: int, distinct: bool = False) -> Faces:
     """Up to `count` faces of a data set, evenly spread; `distinct`: one of each person."""
     samples = [s for shard in open_source(path).shards for s in read_samples(shard, None)]
+    samples = [sample for sample in samples if not sample.status]
     if distinct:
         samples = list({sample.identity: sample for sample in samples}.values())
     out = Faces([], [], [])
@@ -222,12 +223,12 @@ def tables(args: argparse.Namespace) -> None:
         )
         torch.set_num_threads(settings.threads)
         folder = args.out / name.replace(" ", "_").replace(",", "-").replace("=", "")
-        run = recipe._Run(settings, folder, None)
-        chips, _ = recipe._faces(args.data, download_folder() / "chips", settings.limit)
-        body_key = json.dumps(run.fixed(recipe._BODY))
+        run = recipe.Run(settings, folder, None)
+        chips, _ = recipe.faces_of(args.data, download_folder() / "chips", settings.limit)
+        body_key = json.dumps(run.fixed(recipe.BODY))
         started = time.time()
         if body_key not in kept:
-            kept[body_key] = recipe.train_autoencoder(recipe._tensor(chips), run)
+            kept[body_key] = recipe.train_autoencoder(recipe.tensor_of(chips), run)
         encoder = recipe.train_encoder(kept[body_key], chips, run)
         seconds = round(time.time() - started)
         frames = published(faces, chain(encoder, filters))

@@ -51,7 +51,7 @@ MICRO_BATCH = 32
 """Faces that go through the networks at once, always as many: sums round by a batch's size."""
 EDGE = 7.0
 """Width of the mask's soft edge, px."""
-HALF_WIDTH, HALF_HEIGHT, MIDDLE, POWER = 0.95, 1.08, 0.45, 2.4
+HALF_WIDTH, HALF_HEIGHT, MIDDLE, POWER = 0.95, 1.06, 0.48, 2.4
 """The mask: a rounded ellipse, in sides of the mean face. A narrower one (0.85, 1.05, power 2.2)
 shows less of the stranger's ground and leaves four times as many faces to be found by their hair;
 a square with round corners leaves as few and shows (docs/methods/dae.md)."""

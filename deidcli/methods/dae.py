@@ -51,10 +51,10 @@ MICRO_BATCH = 32
 """Faces that go through the networks at once, always as many: sums round by a batch's size."""
 EDGE = 7.0
 """Width of the mask's soft edge, px."""
-HALF_WIDTH, HALF_HEIGHT, MIDDLE, POWER = 0.95, 1.06, 0.48, 2.4
-"""The mask: a rounded ellipse, in sides of the mean face. A narrower one (0.85, 1.05, power 2.2)
-shows less of the stranger's ground and leaves four times as many faces to be found by their hair;
-a square with round corners leaves as few and shows (docs/methods/dae.md)."""
+HALF_WIDTH, HALF_HEIGHT, MIDDLE, POWER = 0.95, 1.04, 0.44, 2.4
+"""The mask: a rounded ellipse, in sides of the mean face. A narrower one (half width 0.85, power
+2.2) leaves four times as many faces to be found by their hair; a square with round corners leaves
+as few as this and shows the stranger's ground."""
 CELL = 4
 """Side of the cells in which the tone is matched, px; the outermost ones are the rim, which the
 mask leaves to the picture."""
@@ -70,8 +70,8 @@ class Settings:
     """What the encoder was fine-tuned to produce: the mean of same-attribute neighbors, of which a
     computer-made stranger takes over pose and light (strangers), that mean itself (supervised),
     the center of the face's cluster (clusters), of the n nearest faces the one closest to the
-    mean (neighbors), each grid cell's n-th nearest (cells); none: the plain autoencoder, which
-    does not protect."""
+    mean (neighbors), each grid cell's n-th nearest (cells); none: the plain autoencoder. Of
+    these, only strangers was measured to protect."""
     deblur: bool = True
     """Sharpen what the decoder gives."""
     smooth: bool = True

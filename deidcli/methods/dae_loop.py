@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.data.attributes import parse_attributes
+from deidcli.methods.dae import Target
 from deidcli.methods.dae_nets import (
     PADDING,
     SIDE,
@@ -27,7 +28,6 @@ from deidcli.training import (
 )
 from deidcli.training_chips import Chips, load_all
 
-Target = Literal["strangers", "supervised", "clusters", "neighbors", "cells", "none"]
 BLOCK = 512
 """Faces that go through a network at once where no gradient is kept."""
 

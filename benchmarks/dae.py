@@ -36,7 +36,7 @@ from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points, chip_affine, crop, paste
 from deidcli.methods import Context, load_method
 from deidcli.methods import dae_training as recipe
-from deidcli.methods.dae import blended, edge_mask, rim_to_face
+from deidcli.methods.dae import blended, edge_mask, rim_to_face, snapped
 from deidcli.methods.dae_nets import PADDING, SIDE
 from deidcli.training_chips import _find
 from deidcli.weights import download_folder
@@ -165,7 +165,7 @@ def embed(name: str, frames: list[Image], landmarks: list[Points]) -> NDArray[np
 
 FC = {"network": "fc", "color": "false", "alpha": "0.8"}
 CONV = {"network": "conv", "color": "true"}
-SUPERVISED = {**FC, "target": "supervised", "beta": "0.2"}
+SUPERVISED = {**FC, "target": "supervised", "beta": "0.2", "together": "false"}
 MOUTH, MOOD, FIRST = "Mouth_Slightly_Open", "Smiling", "Male"
 """CelebA has no ethnicity: Male, the most prominent attribute that it has, stands for it."""
 
@@ -205,6 +205,10 @@ ROWS: dict[int, list[tuple[str, dict[str, str]]]] = {
         for n in (5, 7, 9)
     ],
     7: [_row(f"7 n={n}", CONV, target="cells", n=n, alpha=1.0) for n in (1, 5, 10, 20)],
+    8: [
+        _row(f"8 K={count}", FC, target="clusters", clusters=count, alpha=1.0)
+        for count in (10, 50, 180, 300)
+    ],
 }
 """Table -> (name of a row, the settings that train it)."""
 
@@ -231,7 +235,10 @@ def tables(args: argparse.Namespace) -> None:
             kept[body_key] = recipe.train_autoencoder(recipe.tensor_of(chips), run)
         encoder = recipe.train_encoder(kept[body_key], chips, run)
         seconds = round(time.time() - started)
-        frames = published(faces, chain(encoder, filters))
+        centers = None
+        if name.startswith("8"):
+            centers = recipe.cluster_centers(kept[body_key], recipe.tensor_of(chips), settings)
+        frames = published(faces, chain(encoder, filters, centers=centers))
         out = {"row": name, "seconds": seconds, **measure(faces, frames)}
         if args.attr73:
             made = embed("dlib", frames, faces.landmarks)
@@ -239,12 +246,20 @@ def tables(args: argparse.Namespace) -> None:
         print(json.dumps(out), flush=True)
 
 
-def chain(network: recipe.Autoencoder, filters: list[nn.Module], blend: bool = True) -> Make:
-    """Encoder, decoder and filters as one function."""
+def chain(
+    network: recipe.Autoencoder,
+    filters: list[nn.Module],
+    blend: bool = True,
+    centers: Tensor | None = None,
+) -> Make:
+    """Encoder, decoder and filters as one function; with centers, codes snap to them."""
     spread = rim_to_face()
 
     def make(chips: Tensor) -> Tensor:
-        faces = network.decode(network.encode(chips)).clamp(0, 1)
+        codes = network.encode(chips)
+        if centers is not None:
+            codes = snapped(codes, centers)
+        faces = network.decode(codes).clamp(0, 1)
         for module in filters:
             faces = module(faces).clamp(0, 1)
         return blended(chips, faces, spread) if blend else faces

@@ -99,6 +99,7 @@ def load_chips(path: Path, side: int, padding: float, cache: Path, extend: bool 
     points, found = np.load(faces / "points.npy"), np.load(faces / "found.npy")
     cut = _entry(cache, path, [source.signature, side, padding, extend])
     if not (cut / "chips.npy").is_file():
+        log(f"the faces of {source.root.name}, as they are, are kept in {cache} for the next run")
         _cut(source, points, cut, side, padding, extend)
     chips = np.load(cut / "chips.npy", mmap_mode="r")
     persons = np.load(faces / "persons.npy").astype(object)
@@ -130,6 +131,12 @@ def _entry(cache: Path, path: Path, key: list[object]) -> Path:
     return cache / f"{path.stem}-{digest.hexdigest()[:16]}"
 
 
+def _make_private(folder: Path) -> None:
+    """Nobody but the owner may look at the faces; the cache's folder has no other content."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.chmod(0o700)
+
+
 def _find_faces(source: Source, folder: Path) -> None:
     """Write what is known of each picture that decodes: points, found, persons, labels."""
     log(f"finding the faces of {source.root.name} ({source.total} pictures)")
@@ -144,7 +151,7 @@ def _find_faces(source: Source, folder: Path) -> None:
             f"no face was found in any picture of {source.root}", "is it a face dataset?"
         )
     usual = np.median(np.stack([item for item in points if item is not None]), axis=0)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_private(folder)
     np.save(folder / "points.npy", np.stack([usual if p is None else p for p in points]))
     np.save(folder / "found.npy", found)
     np.save(folder / "persons.npy", np.array(names))
@@ -165,7 +172,7 @@ def _cut(
         size = np.array([frame.shape[1], frame.shape[0]])
         affine = align.chip_affine(points[index] * size, side, padding)
         chips[index] = align.crop(frame, affine, side, extend)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_private(folder)
     partial = folder / "partial.npy"
     np.save(partial, chips)
     partial.replace(folder / "chips.npy")

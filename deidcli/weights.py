@@ -279,7 +279,7 @@ def list_weights() -> list[dict[str, object]]:
             "license": card.license,
             "sha256": card.sha256,
             "installed": _own_state(card) != "missing",
-            "install": "reinstall deidcli",
+            "install": _mend(card),
         }
         for card in own_cards().values()
     ]
@@ -303,7 +303,7 @@ def verify_weights() -> list[dict[str, str]]:
 
 
 def _own_state(card: Card) -> str:
-    path = weights_folder() / card.file
+    path = card.folder / card.file
     if not path.is_file():
         return "missing"
     return "ok" if file_sha256(path) == card.sha256 else "altered"
@@ -326,6 +326,8 @@ class Card:
 
     name: str
     """The table's name, and the one that `own_weights` takes."""
+    folder: Path
+    """Where the file lies."""
     file: str
     sha256: str
     kind: str
@@ -340,27 +342,49 @@ class Card:
 
 
 def weights_folder() -> Path:
-    """Where weights.toml lies: $DEID_WEIGHTS, the installed package, or the repository."""
+    """Where the weights that we ship lie: in the installed package, or in the repository."""
     package = Path(__file__).parent
-    given = os.environ.get("DEID_WEIGHTS")
-    folders = [Path(given)] if given else [package / "_weights", package.parent / "weights"]
+    folders = [package / "_weights", package.parent / "weights"]
     for folder in folders:
         if (folder / "weights.toml").is_file():
             return folder
     raise DeidError(
-        f"no weights.toml in {' or '.join(str(folder) for folder in folders)}",
-        "set DEID_WEIGHTS to the folder of the weights, or reinstall deidcli",
+        f"no weights.toml in {' or '.join(str(folder) for folder in folders)}", "reinstall deidcli"
     )
 
 
 def own_cards() -> dict[str, Card]:
-    """The cards of all our weight files, by name."""
-    path = weights_folder() / "weights.toml"
+    """The cards of our weight files, by name: those that we ship, and those in $DEID_WEIGHTS.
+
+    Files of one kind belong together, so a kind that is in $DEID_WEIGHTS hides all that we ship
+    of it, and leaves the other kinds.
+    """
+    shipped = _cards(weights_folder(), "reinstall deidcli")
+    given = os.environ.get("DEID_WEIGHTS")
+    if not given:
+        return shipped
+    own = _cards(Path(given), GIVEN_HINT)
+    kinds = {card.kind for card in own.values()}
+    return {name: card for name, card in shipped.items() if card.kind not in kinds} | own
+
+
+GIVEN_HINT = "set DEID_WEIGHTS to a whole folder that `deid train` wrote, or unset it"
+
+
+def _cards(folder: Path, hint: str) -> dict[str, Card]:
+    path = folder / "weights.toml"
+    if not path.is_file():
+        raise DeidError(f"no weights.toml in {folder}", hint)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf8"))
-        return {name: Card(name=name, **table) for name, table in tables.items()}
-    except (tomllib.TOMLDecodeError, TypeError) as error:
-        raise DeidError(f"{path} cannot be read: {error}", "reinstall deidcli") from None
+        return {name: Card(name=name, folder=folder, **table) for name, table in tables.items()}
+    except (tomllib.TOMLDecodeError, TypeError, UnicodeDecodeError) as error:
+        raise DeidError(f"{path} cannot be read: {error}", hint) from None
+
+
+def _mend(card: Card) -> str:
+    """How to mend a weight file of ours."""
+    return "reinstall deidcli" if card.folder == weights_folder() else GIVEN_HINT
 
 
 def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
@@ -376,12 +400,12 @@ def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
     if name not in cards:
         raise DeidError(f"no weights are called {name}", f"choose from {', '.join(cards)}")
     card = cards[name]
-    path = weights_folder() / card.file
+    path = card.folder / card.file
     if not path.is_file():
-        raise DeidError(f"the weights {name} are not at {path}", "reinstall deidcli")
+        raise DeidError(f"the weights {name} are not at {path}", _mend(card))
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != card.sha256:
-        raise DeidError(f"the bytes of {path} are not those of its card", "reinstall deidcli")
+        raise DeidError(f"the bytes of {path} are not those of its card", _mend(card))
     from safetensors.torch import load
 
     return load(data), card

@@ -78,6 +78,9 @@ class Settings:
     """Take out what faces do not have."""
     blend: bool = True
     """Match the picture's tone at the chip's rim."""
+    snap: bool = True
+    """Clusters: take the nearest center itself, not what the encoder made of the face, so that
+    whoever holds the weights learns no more of a face than which of K it is."""
 
     def __post_init__(self) -> None:
         if self.target not in Target.__args__:  # type: ignore[attr-defined]
@@ -118,6 +121,9 @@ class DeepAutoencoder:
                 _load(module, name, common)
                 self.filters.append(_ready(module, device))
         self.strangers = _Strangers(tensors, device) if "pool.codes" in tensors else None
+        self.centers: Tensor | None = None
+        if "centers" in tensors and settings.snap:
+            self.centers = tensors["centers"].float().to(device)
         self.tone = rim_to_face().to(device)
 
     def prepare(self, faces: Iterable[PlanFace]) -> None:
@@ -134,6 +140,8 @@ class DeepAutoencoder:
             codes = self.network.encode(full)
             if self.strangers is not None and strangers is not None:
                 codes = self.strangers.codes(codes, _filled(strangers[rows]))
+            if self.centers is not None:
+                codes = snapped(codes, self.centers)
             out[rows] = self._faces(full, codes)[:count]
         return out
 
@@ -145,6 +153,11 @@ class DeepAutoencoder:
         if self.settings.blend:
             faces = blended(chips, faces, self.tone)
         return faces
+
+
+def snapped(codes: Tensor, centers: Tensor) -> Tensor:
+    """(N, D) codes and (K, D) centers -> (N, D): of each code its nearest center."""
+    return centers[torch.cdist(codes, centers).argmin(1)]
 
 
 class _Strangers:

@@ -33,7 +33,7 @@ BLOCK = 512
 
 SAMPLES = ("batch_size", "rate", "limit", "seed")
 BODY = ("network", "widths", "channels", "color", "autoencoder_epochs", *SAMPLES)
-GOAL = ("target", "attributes", "k", "alpha", "beta", "clusters", "n", "encoder_epochs")
+GOAL = ("target", "attributes", "together", "k", "alpha", "beta", "clusters", "n", "encoder_epochs")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,14 @@ class Settings:
     """Color, or gray as in the paper."""
     attributes: str = "Male,Smiling"
     """Supervised and strangers: CelebA's names or letters, in the order of the shifts (table 4)."""
+    together: bool = True
+    """Supervised and strangers: one shift for all attributes; false: one after another, as in the
+    paper."""
     k: int = 20
     """Supervised and strangers: nearest neighbors that attract and repel (table 3)."""
     alpha: float = 1.0
     """Degree of the shift (eq. 7, 11): 0 leaves the face, 1 replaces it."""
-    beta: float = 0.0
+    beta: float = 0.8
     """Degree of the repulsion (eq. 9)."""
     clusters: int = 180
     """Clusters: K (table 5)."""
@@ -129,7 +132,10 @@ def tensor_of(faces: Chips) -> Tensor:
 
 
 def batch_of(chips: Tensor, rows: Tensor, device: str) -> Tensor:
-    """(N, S, S, 3) uint8 -> the (B, 3, S, S) float32 RGB in [0, 1] of some rows."""
+    """(N, S, S, 3) uint8 -> the (B, 3, S, S) float32 RGB in [0, 1] of some rows.
+
+    Channels stay last in memory, which is how the chips lie and what convolutions like best.
+    """
     return chips[rows].to(device).permute(0, 3, 1, 2).float() / 255
 
 

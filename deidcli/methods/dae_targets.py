@@ -84,25 +84,38 @@ def supervised(
     k: int,
     alpha: float,
     beta: float,
+    together: bool = False,
 ) -> Codes:
     """Attraction by the k nearest of the same attribute, repulsion by the k nearest of the other.
 
-    Attributes act one after another on the result of the one before, so the last one has the most
-    effect (sec. 4.3.1, table 4).
+    Attributes act one after another on the result of the one before (sec. 4.3.1, table 4). Each
+    mean then washes out what the shift before had kept; `together`, ours, makes one shift instead:
+    the same is who shares all of the attributes, and whoever differs in one of them repels.
 
     Args:
         labels: for each attribute (N,) 1, -1, or 0 where a row has no label (it is left alone).
+        together: one shift for all attributes.
     """
     targets = codes
+    if together:
+        labels = [_kinds(labels)]
     for label in labels:
         same = np.repeat(np.arange(len(codes))[:, None], k, axis=1)
         clashing = same.copy()
-        for value in (1, -1):
-            rows, others = np.flatnonzero(label == value), np.flatnonzero(label == -value)
+        for value in np.unique(label[label != 0]):
+            rows = np.flatnonzero(label == value)
+            others = np.flatnonzero((label != 0) & (label != value))
             same[rows] = neighbors(targets, rows, rows, k, persons)
             clashing[rows] = neighbors(targets, others, rows, k, persons)
         targets = repel(attract(targets, same, alpha), clashing, beta)
     return targets
+
+
+def _kinds(labels: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
+    """(N,) one number from 1 for each combination of labels; 0 where one of them is missing."""
+    every = np.stack(labels, axis=1)
+    kinds = (every > 0) @ (1 << np.arange(len(labels))) + 1
+    return np.where((every == 0).any(1), 0, kinds).astype(np.int8)
 
 
 def clusters(codes: Codes, count: int, alpha: float, seed: int = 0) -> Codes:

@@ -69,6 +69,8 @@ def train(
     """
     torch.set_num_threads(settings.threads)
     run = Run(data, out, settings, cache or download_folder() / "chips", validation, stop_after)
+    if "internal" in _parts(settings) and settings.pen != "arcface":
+        recognizers.load(settings.pen)  # the last part needs it: say so before the first
     done = []
     for part in _parts(settings):
         path = run.path(part)

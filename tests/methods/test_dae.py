@@ -118,6 +118,18 @@ def test_supervised_keeps_to_the_attribute_and_the_last_one_counts_most() -> Non
     assert not np.allclose(one, other)
 
 
+def test_one_shift_for_all_attributes_keeps_them_all() -> None:
+    codes = np.random.default_rng(1).normal(size=(200, 6)).astype(np.float32)
+    labels = [np.where(codes[:, i] > 0, 1, -1).astype(np.int8) for i in range(2)]
+    persons = np.arange(200).astype(object)
+    moved = dae_targets.supervised(codes, labels, persons, 8, 1.0, 0.5, together=True)
+    for index, label in enumerate(labels):
+        assert (np.sign(moved[:, index]) == label).all()
+    labels[1][:5] = 0  # whoever lacks a label is left alone, and attracts and repels nobody
+    again = dae_targets.supervised(codes, labels, persons, 8, 1.0, 0.5, together=True)
+    np.testing.assert_allclose(again[:5], codes[:5], atol=1e-6)
+
+
 def test_clusters_move_everybody_onto_the_centers() -> None:
     rng = np.random.default_rng(2)
     centers = np.array([[0.0, 0], [50, 0], [0, 50]])
@@ -297,9 +309,25 @@ def test_trained_weights_are_used_where_deid_weights_says(
     method = load_method("dae", {"target": "neighbors"}, "cpu")
     chips = torch.rand(3, 3, 64, 64)
     assert method(chips, context(3)).shape == chips.shape
-    assert set(weights.own_cards()) == {"dae-fc", "dae-neighbors"}
+    cards = weights.own_cards()
+    assert {name for name in cards if name.startswith("dae")} == {"dae-fc", "dae-neighbors"}
+    assert cards["attributes"].folder == weights.weights_folder()  # other kinds stay
     with pytest.raises(UsageError, match="target=clusters"):
         load_method("dae", {"target": "clusters"}, "cpu")
+
+
+def test_clusters_publish_one_of_the_centers_and_nothing_else(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, portraits: torch.Tensor
+) -> None:
+    settings = dataclasses.replace(TINY, target="clusters", clusters=3)
+    dae_training.train([PEOPLE / "portraits"], trained / "c", settings, trained / "cache")
+    monkeypatch.setenv("DEID_WEIGHTS", str(trained / "c"))
+    faces = {}
+    for snap in ("true", "false"):
+        given = {"target": "clusters", "blend": "false", "snap": snap}
+        faces[snap] = load_method("dae", given, "cpu")(portraits, context(len(portraits)))
+    assert len(faces["true"].flatten(1).unique(dim=0)) <= 3 < len(portraits)
+    assert len(faces["false"].flatten(1).unique(dim=0)) == len(portraits)
 
 
 def test_targets_that_need_labels_say_so(trained: Path) -> None:

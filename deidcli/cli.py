@@ -13,6 +13,7 @@ import typer
 
 from deidcli import __version__
 from deidcli.errors import DeidError, ExitCode, UsageError
+from deidcli.passwords import take_environment
 
 if TYPE_CHECKING:
     from deidcli.engines import Progress
@@ -30,6 +31,12 @@ weights_app = typer.Typer(help="The weight files in use.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file", help="Readable by its owner alone; else DEID_PASSWORD, or asked."
+    ),
+]
 
 
 def _version(value: bool) -> None:
@@ -40,15 +47,18 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    # Before any other process starts: a child's environment can be read in the process list.
+    context.obj = take_environment()
 
 
 @app.command()
 def anonymize(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="Folder, or parquet file.")],
     method: Annotated[str, typer.Option("--method", "-m", help="See: deid methods.")] = "blackout",
     out: Annotated[
@@ -80,7 +90,11 @@ def anonymize(
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links out of INPUT.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
+    password_file: PasswordFile = None,
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Publish the original faces too, encrypted.")
+    ] = False,
     jpeg_quality: Annotated[int, typer.Option(help="Of published JPEG and WebP.")] = 95,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Faces a batch.")] = 16,
@@ -98,6 +112,7 @@ def anonymize(
     deid anonymize ./photos
     deid anonymize ./celeba --method blur --attrs GS --out ./celeba-blurred
     deid anonymize ./shards --method k-same --set k=20 --output crops
+    deid anonymize ./photos --method blur --seal
 
     The same command again resumes where the last one stopped.
     """
@@ -108,7 +123,8 @@ def anonymize(
         warm_up()  # first of all: it imports torch in parallel with what follows
     from deidcli import planning
     from deidcli.data.attributes import parse_attributes
-    from deidcli.methods import keeps_attributes, method_weights, parse_settings
+    from deidcli.methods import keeps_attributes, method_weights, needs_password, parse_settings
+    from deidcli.passwords import read_passphrase
     from deidcli.settings import RunSettings
 
     given = dict(_pair(text) for text in settings or [])
@@ -130,13 +146,22 @@ def anonymize(
         names=names,  # type: ignore[arg-type]
         keep_identity=keep_identity,
         follow_links=follow_links,
-        seed=seed,
+        seed=seed or 0,
         jpeg_quality=jpeg_quality,
+        seal=seal,
     )
+    passphrase = None
+    if seal or needs_password(method):
+        passphrase = read_passphrase(password_file, context.obj, twice=True)
+    elif password_file is not None:
+        raise UsageError(f"{method} takes no password", "leave out --password-file, or add --seal")
     # Links are followed now, so that every check sees the folder that is written.
     target = Path(os.path.realpath(out if out is not None else planning.default_output(source)))
     try:
-        record = _anonymize(run_settings, source, target, device, batch_size, workers, overwrite)
+        record = _anonymize(
+            run_settings, source, target, device, batch_size, workers, overwrite,
+            passphrase, seed is not None,
+        )  # fmt: skip
     except KeyboardInterrupt:
         raise DeidError("stopped", "the same command again resumes") from None
     counts = record["counts"]
@@ -156,6 +181,8 @@ def _anonymize(
     batch_size: int,
     workers: int,
     overwrite: bool,
+    passphrase: bytes | None,
+    repeatable: bool,
 ) -> dict[str, Any]:
     from deidcli import engines, pipeline, planning
     from deidcli.data.journal import Journal
@@ -178,6 +205,8 @@ def _anonymize(
             overwrite=overwrite,
             device=device,
             batch_size=batch_size,
+            passphrase=passphrase,
+            repeatable=repeatable,
         )
         done = read_manifest(out)
         if done is not None:
@@ -322,9 +351,11 @@ def score(
 
 
 TRAINABLE = {
+    "a3gan": "deidcli.methods.a3gan_training",
     "attributes": "deidcli.evaluate.train_attributes",
     "dae": "deidcli.methods.dae_training",
     "eae": "deidcli.methods.eae_training",
+    "sdn": "deidcli.methods.sdn_training",
 }
 """What `deid train` trains -> the module with its `Settings` and `train()`."""
 
@@ -342,7 +373,7 @@ def train(
         list[Path] | None, typer.Option("--validation", help="Scored after each epoch; repeatable.")
     ] = None,
     attrs: Annotated[str | None, typer.Option(help="eae: the attributes, such as GSBE.")] = None,
-    size: Annotated[str | None, typer.Option(help="eae: compact or paper.")] = None,
+    size: Annotated[str | None, typer.Option(help="eae, a3gan: compact or paper.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
@@ -398,6 +429,57 @@ def verify(
         raise DeidError(
             f"{out} is not what its manifest says", "make it anew: deid anonymize ... --overwrite"
         )
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A finished output.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write; not OUT.")],
+    password_file: PasswordFile = None,
+    networks_only: Annotated[
+        bool, typer.Option("--networks-only", help="By the method's network, although sealed.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Faces a batch.")] = 16,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier restore wrote.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Bring the faces of an output back, with its password.
+
+    \b
+    deid restore ./photos-deid --to ./photos-restored
+    """
+    from deidcli import restore as restoring
+    from deidcli.passwords import read_passphrase
+    from deidcli.processes import check_device, default_workers, limit_threads
+
+    check_device(device)
+    source, target = Path(os.path.realpath(out)), Path(os.path.realpath(to))
+    restoring.can_be_restored(source, networks_only)  # before a password is asked for
+    restoring.check_target(source, target, overwrite)
+    passphrase = read_passphrase(password_file, context.obj, twice=False)
+    limit_threads(default_workers())
+    try:
+        with _ProgressBar() as progress:
+            said = restoring.restore(
+                source, target, passphrase, networks_only=networks_only, overwrite=overwrite,
+                device=device, batch_size=batch_size, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise DeidError("stopped", "nothing was written") from None
+    if json:
+        typer.echo(jsonlib.dumps({"output": str(target), **said}))
+    else:
+        for key, meaning in restoring.MEANINGS.items():
+            typer.echo(f"{key:<12}{said['counts'][key]:>8}  {meaning}")
+        for entry in said["failed"][:20]:
+            typer.echo(f"  failed: {entry['file_name']}: {entry['reason']}")
+        typer.echo(f"keep private, never publish: {target}")
+    if said["counts"]["failed"]:
+        raise typer.Exit(ExitCode.SOME_INPUTS_FAILED)
 
 
 @weights_app.command("list")

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from deidcli import __version__, planning
-from deidcli.data import manifest
-from deidcli.data.journal import Journal, new_secret
+from deidcli.data import manifest, sealed
+from deidcli.data.journal import Journal, new_secret, seeded_secret
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.samples import Sample, read_samples
 from deidcli.data.sink import (
@@ -30,8 +30,9 @@ from deidcli.data.sink import (
 )
 from deidcli.data.source import Shard, Source
 from deidcli.errors import DeidError
-from deidcli.methods import PlanFace, method_weights, needs_prepare
+from deidcli.methods import PlanFace, method_weights, needs_password, needs_prepare
 from deidcli.run import Run
+from deidcli.sealing import CIPHER
 from deidcli.settings import RunSettings, differences, fingerprint
 from deidcli.stages import Work, deidentify, open_sample, stages_of
 from deidcli.weights import weights_in_use
@@ -45,11 +46,19 @@ def prepare_run(
     overwrite: bool = False,
     device: str = "auto",
     batch_size: int = 16,
+    passphrase: bytes | None = None,
+    repeatable: bool = False,
 ) -> Run:
     """Check that OUT holds no other run, and record what is about to be done.
 
+    Args:
+        passphrase: where the method needs one or the run is sealed.
+        repeatable: with a passphrase, derive the salt from the seed, not from the system's
+            random source, so that another run of the same command writes the same bytes.
+
     Raises:
-        DeidError: OUT was made with other settings or inputs, or cannot be written.
+        DeidError: OUT was made with other settings, inputs or another password, or cannot be
+            written.
     """
     journal = Journal(out)
     predicted = planning.predicted_attributes(settings.attributes, source)
@@ -67,6 +76,11 @@ def prepare_run(
         )
     if record is not None and record["fingerprint"] != print_of_run:
         raise planning.other_run(out, differences(record["run"], now))
+    secret = record["secret"] if record is not None else None
+    if secret is None:
+        fixed = passphrase is not None and repeatable and settings.names == "keep"
+        secret = seeded_secret(settings.seed, source.signature) if fixed else new_secret()
+    password = planning.run_keys(out, passphrase, bytes.fromhex(secret), record)
     journal.create()
     planning.open_output(out)
     if record is None:
@@ -75,9 +89,12 @@ def prepare_run(
             "run": now,
             "deid": __version__,
             "source": str(source.root.resolve()),
-            "secret": new_secret(),
+            "secret": secret,
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+        if password is not None:
+            record["password"] = password.kdf.as_dict()
+            record["verifier"] = password.keys.verifier.hex()
         journal.write_run(record)
     return Run(
         settings,
@@ -90,6 +107,7 @@ def prepare_run(
         device,
         batch_size,
         predicted=predicted,
+        password=password,
     )
 
 
@@ -97,6 +115,8 @@ def is_done(run: Run, shard: Shard) -> bool:
     """Whether a shard was finished and what it wrote is still there."""
     journal = Journal(run.out)
     if not journal.is_done(shard.index):
+        return False
+    if run.settings.seal and not sealed.is_kept(journal, shard.index):
         return False
     if isinstance(shard, ParquetShard):
         staged = journal.staging / staged_name(shard.index)
@@ -164,9 +184,14 @@ def _written(
 
 
 def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
+    sink: Sink
     if isinstance(shard, ParquetShard):
-        return ParquetSink(shard, journal.staging, run.settings.keep_identity)
-    return FolderSink(run.out, run.settings.names == "random")
+        sink = ParquetSink(shard, journal.staging, run.settings.keep_identity)
+    else:
+        sink = FolderSink(run.out, run.settings.names == "random")
+    if run.settings.seal:
+        return sealed.SealingSink(sink, shard.index, journal.staging)
+    return sink
 
 
 def _without_data(result: Result) -> Result:
@@ -189,7 +214,14 @@ def finish_run(run: Run) -> dict[str, Any]:
     """Put the parts together: tables, checksums, card, and the manifest last. Returns it."""
     settings, source = run.settings, run.source
     attributes = source.label_names if settings.attributes is None else settings.attributes
-    tally, shards = manifest.write_tables(run.out, source, attributes, settings.names == "random")
+    tally, shards = manifest.write_tables(
+        run.out,
+        source,
+        attributes,
+        settings.names == "random",
+        needs_password(settings.method),
+        settings.seal,
+    )
     stages = Journal(run.out).read_stages()
     record: dict[str, Any] = {
         "method": settings.method,
@@ -214,7 +246,12 @@ def finish_run(run: Run) -> dict[str, Any]:
         "started": run.started,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    if run.password is not None:
+        record["password"] = run.password.kdf.as_dict()
+    if settings.seal:
+        record["seal"] = {"file": sealed.FILE, "cipher": CIPHER}
     manifest.write_card(run.out, source, record, shards)
-    manifest.write_manifest(run.out, record)
+    keys = run.password.keys if run.password is not None and settings.seal else None
+    manifest.write_manifest(run.out, record, keys)
     Journal(run.out).clean()
     return record

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from deidcli.data.sink import scratch, write_atomic, writing
 from deidcli.data.source import Source, printable
 from deidcli.errors import DeidError
 from deidcli.methods import Plan, PlanFace
+from deidcli.passwords import Kdf, derive, new_kdf
+from deidcli.run import RunKeys
 from deidcli.settings import RunSettings
 
 
@@ -115,6 +119,33 @@ def other_run(out: Path, found: Sequence[str]) -> DeidError:
         f"{out} was made with other settings: {'; '.join(shown)}",
         "choose another --out, or start anew with --overwrite",
     )
+
+
+def run_keys(
+    out: Path, passphrase: bytes | None, secret: bytes, record: Mapping[str, Any] | None
+) -> RunKeys | None:
+    """The keys of a run with a passphrase.
+
+    Args:
+        secret: the run's own.
+        record: run.json of the run that is resumed; None: a new run.
+
+    Raises:
+        DeidError: the run was begun with another passphrase. Faces of two passphrases in one OUT
+            could never be restored together.
+    """
+    if passphrase is None:
+        return None
+    kdf = new_kdf(secret) if record is None else Kdf.from_dict(record.get("password"))
+    keys = derive(passphrase, kdf)
+    if record is not None and not hmac.compare_digest(
+        keys.verifier.hex(), str(record.get("verifier"))
+    ):
+        raise DeidError(
+            f"{out} was begun with another password",
+            "give that one, choose another --out, or start anew with --overwrite",
+        )
+    return RunKeys(keys, kdf, secret)
 
 
 def write_scan(folder: Path, shard: int, faces: Sequence[PlanFace]) -> None:

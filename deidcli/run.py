@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deidcli.data.source import Source
+from deidcli.passwords import Kdf, Keys
 from deidcli.settings import RunSettings
+
+
+@dataclass(frozen=True, repr=False)
+class RunKeys:
+    """What a run with a password knows beyond its settings. No repr: it may reach no log."""
+
+    keys: Keys
+    kdf: Kdf
+    nonces: bytes
+    """The run's secret, from which the faces' published nonces follow."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +40,5 @@ class Run:
     """One picture at a time, each named in the journal first: to find one that ends its worker."""
     poisoned: frozenset[str] = frozenset()
     """Inputs that ended their worker; they are withheld."""
+    password: RunKeys | None = field(default=None, repr=False)
+    """Where the method needs a password or the run is sealed."""

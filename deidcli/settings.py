@@ -40,6 +40,8 @@ class RunSettings:
     follow_links: bool = False
     seed: int = 0
     jpeg_quality: int = 95
+    seal: bool = False
+    """Publish the original pixels of each face too, encrypted."""
     max_megapixels: float = 150.0
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deidcli import planning
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
@@ -31,6 +32,7 @@ from deidcli.faces.align import (
     Mask,
     chip_from_unit,
     crop,
+    frame_box,
     paste,
     scale_of,
     unit_affine,
@@ -38,8 +40,10 @@ from deidcli.faces.align import (
 from deidcli.faces.detect import Detector, Face
 from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.methods import Context, Method, Plan, load_method
+from deidcli.passwords import face_bits, face_nonce
 from deidcli.processes import resolve_device
 from deidcli.run import Run
+from deidcli.sealing import Place, SealedFace, seal, seal_changes
 from deidcli.settings import face_seed
 
 FRAME_BUDGET = 24_000_000
@@ -63,6 +67,8 @@ class _Face:
     """What the gate compares, cut before the method ran."""
     distance: float | None = None
     method: str = ""
+    nonce: str | None = None
+    """Where the method needs a password: what the face's bits are made of."""
 
 
 @dataclass
@@ -75,6 +81,8 @@ class Work:
     notes: tuple[str, ...]
     faces: list[_Face]
     status: str = "ok"
+    original: Image | None = None
+    """With --seal: the frame before its faces were replaced."""
 
 
 @dataclass
@@ -97,6 +105,11 @@ class Stages:
         """Whether the method itself leaves a black head: dlib's code of black lies near some
         faces, and blacking out again would change nothing but the count."""
         return bool(getattr(self.method, "blank", False))
+
+    @property
+    def needs_password(self) -> bool:
+        """Whether each face gets bits of its own."""
+        return bool(getattr(self.method, "needs_password", False))
 
     def cut(self, frame: Image, unit: Affine) -> Image:
         """A face's chip for the method."""
@@ -197,8 +210,16 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
     for index, face in enumerate(found):
         unit = unit_affine(face.landmarks)
         affine = chip_from_unit(unit, size, padding)
-        faces.append(_Face(face, unit, affine, face_seed(run.settings.seed, sample.key, index)))
+        seed = face_seed(run.settings.seed, sample.key, index)
+        faces.append(_Face(face, unit, affine, seed, nonce=_nonce(seed, run, stages)))
     return Work(sample, decoded.pixels, decoded.format, decoded.notes, faces)
+
+
+def _nonce(seed: int, run: Run, stages: Stages) -> str | None:
+    if not stages.needs_password:
+        return None
+    assert run.password is not None, "a run of such a method is prepared with a password"
+    return face_nonce(run.password.nonces, seed)
 
 
 def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages) -> Sample:
@@ -270,6 +291,9 @@ def _replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
     if stages.gate is not None:
         for work, face in pairs:
             face.original = stages.gate.cut(work.frame, face.unit)
+    for work in works:
+        if run.settings.seal and work.original is None:  # a second try finds the frame changed
+            work.original = work.frame.copy()
     replaced = _apply(chips, [face for _, face in pairs], run, stages)
     for (work, face), chip in zip(pairs, replaced, strict=True):
         paste(work.frame, chip, face.affine, stages.method.mask)
@@ -292,6 +316,7 @@ def _apply(chips: Image, faces: list[_Face], run: Run, stages: Stages) -> Image:
             seeds=np.array([face.seed for face in faces[rows]], dtype=np.uint64),
             scales=np.array([scale_of(face.affine) for face in faces[rows]]),
             plan=stages.plan,
+            bits=_bits(faces[rows], run),
         )
         with torch.inference_mode():
             batch = torch.from_numpy(chips[rows]).to(stages.device)
@@ -300,6 +325,13 @@ def _apply(chips: Image, faces: list[_Face], run: Run, stages: Stages) -> Image:
             scaled = (new.clamp(0, 1) * 255).round().to(torch.uint8)
         out[rows] = scaled.permute(0, 2, 3, 1).cpu().numpy()
     return out
+
+
+def _bits(faces: list[_Face], run: Run) -> NDArray[np.uint8] | None:
+    nonces = [face.nonce for face in faces if face.nonce is not None]
+    if run.password is None or not nonces:
+        return None
+    return face_bits(run.password.keys, nonces)
 
 
 def _pass_gate(pairs: list[tuple[Work, _Face]], stages: Stages) -> None:
@@ -339,16 +371,49 @@ def _encode(work: Work, run: Run) -> Result:
             assert face.chip is not None
             side = len(face.chip)
             name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
-            outputs.append(Output(name, data, side, side, (record,)))
+            hidden = _sealed_crop(work, face, data, run)
+            outputs.append(Output(name, data, side, side, (record,), hidden))
     else:
         format = sample.format or work.format
         name = sample.name if sample.format else sample.name + EXTENSION_OF[format]
         data = encode(work.frame, format, settings.jpeg_quality)
         height, width = work.frame.shape[:2]
-        outputs = [Output(name, data, width, height, tuple(records))]
+        hidden = _sealed_frame(work, data, run)
+        outputs = [Output(name, data, width, height, tuple(records), hidden)]
     return Result(sample, work.status, "", work.notes, tuple(outputs), len(work.faces))
 
 
 def _record(face: _Face) -> FaceRecord:
     affine = tuple(float(value) for value in face.affine.ravel())
-    return FaceRecord(face.face.box, face.face.score, affine, face.method, face.distance)
+    return FaceRecord(
+        face.face.box, face.face.score, affine, face.method, face.distance, face.nonce
+    )
+
+
+def _sealed_frame(work: Work, data: bytes, run: Run) -> tuple[SealedFace, ...]:
+    """With --seal: for each face, the original of all pixels that its replacement changed."""
+    if run.password is None or work.original is None:
+        return ()
+    areas = []
+    for face in work.faces:
+        # Nothing beyond these two was written to: the method's chip, and the gate's black one.
+        assert face.chip is not None
+        black = chip_from_unit(face.unit, BLACK_SIZE, HEAD_PADDING)
+        areas.append(
+            [
+                frame_box(face.affine, len(face.chip), work.frame.shape),
+                frame_box(black, BLACK_SIZE, work.frame.shape),
+            ]
+        )
+    return seal_changes(run.password.keys, run.fingerprint, data, work.original, work.frame, areas)
+
+
+def _sealed_crop(work: Work, face: _Face, data: bytes, run: Run) -> tuple[SealedFace, ...]:
+    """With --seal: the crop as it would be published if its face were not replaced."""
+    if run.password is None or work.original is None:
+        return ()
+    assert face.chip is not None
+    side = len(face.chip)
+    pixels = crop(work.original, face.affine, side, extend=False)
+    place = Place.of(run.fingerprint, data, 0)
+    return (seal(run.password.keys, place, (0, 0, side, side), pixels),)

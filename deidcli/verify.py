@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from deidcli.data import sealed
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.manifest import (
     STATUSES,
@@ -50,6 +51,8 @@ def verify_output(out: Path) -> dict[str, Any]:
         ("no other files", _no_others),
         ("metadata", _metadata),
     ]
+    if "seal" in record or record["settings"].get("seal"):
+        steps.append(("sealed", _sealed))
     if (private_folder(out) / "link.parquet").exists():
         steps.append(("links", _links))
     checks = [_run(name, step, out, record) for name, step in steps]
@@ -100,7 +103,7 @@ def _tables(out: Path, record: dict[str, Any]) -> str:
 
 
 def _checksums(out: Path, record: dict[str, Any]) -> str:
-    sums = _read_sums(out)
+    sums = read_sums(out)
     problems = []
     for name, sha256 in sums.items():
         path = out / name
@@ -113,7 +116,7 @@ def _checksums(out: Path, record: dict[str, Any]) -> str:
 
 
 def _no_others(out: Path, record: dict[str, Any]) -> str:
-    known = set(_read_sums(out)) | _OWN
+    known = set(read_sums(out)) | _OWN
     extra = [name for name in _entries(out) if name not in known]
     _require(not extra, f"not of this run: {', '.join(extra[:5])}")
     return "nothing else lies in OUT"
@@ -130,7 +133,8 @@ def _entries(out: Path) -> Iterator[str]:
             yield path.relative_to(out).as_posix() + "/"
 
 
-def _read_sums(out: Path) -> dict[str, str]:
+def read_sums(out: Path) -> dict[str, str]:
+    """SHA256SUMS: file name -> sha256."""
     sums = {}
     for line in (out / "SHA256SUMS").read_bytes().decode("utf-8").split("\n"):
         match = _LINE.fullmatch(line)
@@ -145,10 +149,10 @@ def _metadata(out: Path, record: dict[str, Any]) -> str:
     listed, counts = table["file_name"].to_pylist(), record["counts"]
     _require(len(listed) == counts["published"] == len(set(listed)), "rows are missing or double")
     if record["input"]["kind"] == "folder":
-        _require(set(listed) == set(_read_sums(out)), "not the files of SHA256SUMS")
+        _require(set(listed) == _pictures(out), "not the files of SHA256SUMS")
     else:
         rows = Counter(name.rpartition("#")[0] for name in listed)
-        for name in _read_sums(out):
+        for name in _pictures(out):
             there = pq.read_metadata(out / name).num_rows
             _require(there == rows[name], f"{name} has {there} rows, not {rows[name]}")
     if record["settings"]["output"] == "frames":
@@ -160,6 +164,21 @@ def _metadata(out: Path, record: dict[str, Any]) -> str:
     return f"{len(listed)} rows for {counts['published']} published pictures"
 
 
+def _pictures(out: Path) -> set[str]:
+    """What SHA256SUMS lists but the sealed file."""
+    return set(read_sums(out)) - {sealed.FILE}
+
+
+def _sealed(out: Path, record: dict[str, Any]) -> str:
+    """One sealed region a published face. Their content only `deid restore` can check."""
+    _require("seal_mac" in record, "the manifest has lost its seal")
+    _require(sealed.FILE in read_sums(out), "not in SHA256SUMS")
+    table = pq.read_table(out / "metadata.parquet", columns=["file_name", "faces"])
+    faces = {row["file_name"]: len(row["faces"]) for row in table.to_pylist()}
+    _require(sealed.count_faces(out) == faces, "not the faces of metadata.parquet")
+    return f"{sum(faces.values())} faces; their content needs the password (deid restore)"
+
+
 def _links(out: Path, record: dict[str, Any]) -> str:
     rows = pq.read_table(private_folder(out) / "link.parquet").to_pylist()
     found = Counter(row["status"] for row in rows)
@@ -168,7 +187,7 @@ def _links(out: Path, record: dict[str, Any]) -> str:
     outputs = [name for row in rows for name in row["outputs"]]
     _require(len(outputs) == record["counts"]["published"], "outputs differ")
     if record["input"]["kind"] == "folder":
-        sums = _read_sums(out)
+        sums = read_sums(out)
         for path in sorted(Journal(out).parts.glob("*.parquet")):
             for part in pq.read_table(path, columns=["outputs"])["outputs"].to_pylist():
                 for output in part:

@@ -7,6 +7,7 @@ were written, flushed and named before the part was.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -33,13 +34,16 @@ FACE_TYPE = pa.struct(
         pa.field("gate_distance", pa.float32()),
     ]
 )
+"""A face in metadata.parquet."""
+NONCE_FACE_TYPE = pa.struct([*FACE_TYPE, pa.field("nonce", pa.string())])
+"""The same where the method needs a password."""
 _OUTPUT_TYPE = pa.struct(
     [
         pa.field("name", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("sha256", pa.string()),
-        pa.field("faces", pa.list_(FACE_TYPE)),
+        pa.field("faces", pa.list_(NONCE_FACE_TYPE)),
     ]
 )
 PART_SCHEMA = pa.schema(
@@ -59,7 +63,7 @@ PART_SCHEMA = pa.schema(
 _RECORDED = {"fingerprint", "run", "source", "secret", "started"}
 """What run.json holds at least."""
 _PUBLISHED = frozenset(
-    {"images", "data", "metadata.parquet", "manifest.json", "README.md", "SHA256SUMS"}
+    {"images", "data", "sealed", "metadata.parquet", "manifest.json", "README.md", "SHA256SUMS"}
     | {".incomplete"}
 )
 _PRIVATE = frozenset(
@@ -248,8 +252,17 @@ def private_folder(out: Path) -> Path:
 
 
 def new_secret() -> str:
-    """A fresh key for `--names random`, as hex."""
+    """A fresh key for `--names random`, and for the salt and nonces of a password, as hex."""
     return secrets.token_hex(32)
+
+
+def seeded_secret(seed: int, signature: str) -> str:
+    """The same for a run that is to be repeatable in another OUT: the same seed and inputs only.
+
+    Args:
+        signature: `Source.signature`.
+    """
+    return hashlib.sha256(f"deid secret\0{seed}\0{signature}".encode()).hexdigest()
 
 
 def _part_row(result: Result, written: tuple[Written, ...]) -> dict[str, Any]:
@@ -275,6 +288,7 @@ def _part_row(result: Result, written: tuple[Written, ...]) -> dict[str, Any]:
                         "affine": face.affine,
                         "method": face.method,
                         "gate_distance": face.gate_distance,
+                        "nonce": face.nonce,
                     }
                     for face in entry.output.faces
                 ],

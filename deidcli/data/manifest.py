@@ -20,12 +20,15 @@ from typing import Any
 import pyarrow as pa
 
 from deidcli import __version__
+from deidcli.data import sealed
 from deidcli.data.attributes import PARTITION
-from deidcli.data.journal import FACE_TYPE, Journal
+from deidcli.data.journal import FACE_TYPE, NONCE_FACE_TYPE, Journal
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.sink import AtomicParquet, merge_parquet, scratch, staged_name, write_atomic
 from deidcli.data.source import Shard, Source
 from deidcli.errors import DeidError
+from deidcli.passwords import Keys
+from deidcli.sealing import manifest_mac
 from deidcli.weights import file_sha256
 
 STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
@@ -44,8 +47,14 @@ LINK_SCHEMA = pa.schema(
 )
 
 
-def metadata_schema(attributes: Sequence[str], has_partition: bool) -> pa.Schema:
-    """The schema of metadata.parquet."""
+def metadata_schema(
+    attributes: Sequence[str], has_partition: bool, has_nonces: bool = False
+) -> pa.Schema:
+    """The schema of metadata.parquet.
+
+    Args:
+        has_nonces: the method needs a password.
+    """
     return pa.schema(
         [
             pa.field("file_name", pa.string()),
@@ -54,7 +63,7 @@ def metadata_schema(attributes: Sequence[str], has_partition: bool) -> pa.Schema
             pa.field("status", pa.string()),
             *(pa.field(name, pa.int8()) for name in attributes),
             *([pa.field(PARTITION, pa.string())] if has_partition else []),
-            pa.field("faces", pa.list_(FACE_TYPE)),
+            pa.field("faces", pa.list_(NONCE_FACE_TYPE if has_nonces else FACE_TYPE)),
         ]
     )
 
@@ -108,20 +117,28 @@ class _Buffer:
 
 
 def write_tables(
-    out: Path, source: Source, attributes: Sequence[str], sort_names: bool
+    out: Path,
+    source: Source,
+    attributes: Sequence[str],
+    sort_names: bool,
+    has_nonces: bool = False,
+    has_seal: bool = False,
 ) -> tuple[Tally, list[str]]:
     """Write metadata.parquet, link.parquet, the published parquet files and the checksums.
 
     Args:
         sort_names: order the metadata by published name, so that it does not tell the source's
             order (`--names random`).
+        has_nonces: the method needs a password.
+        has_seal: the run was sealed; the sealed rows of all shards are joined too.
 
     Returns:
         What it all adds up to, and the relative paths of the parquet files.
     """
     journal, tally = Journal(out), Tally()
-    schema = metadata_schema(attributes, source.has_partition)
+    schema = metadata_schema(attributes, source.has_partition, has_nonces)
     sums: list[tuple[str, str]] = []
+    places: list[sealed.Staged] = []
     with ExitStack() as stack:
         metadata_file = AtomicParquet(out / "metadata.parquet", schema, scratch(out))
         link_file = AtomicParquet(journal.folder / "link.parquet", LINK_SCHEMA, journal.parts)
@@ -130,14 +147,22 @@ def write_tables(
         rows = _joined_rows(journal, source, tally, links, attributes)
         if sort_names:
             rows = iter(sorted(rows, key=lambda row: str(row[0]["file_name"])))
-        for row, sha256 in rows:
+        for row, sha256, place in rows:
             published.add({name: row.get(name) for name in schema.names})
+            if has_seal:
+                places.append(place)
             if source.kind == "folder":
                 sums.append((str(row["file_name"]), sha256))
         published.flush()
         links.flush()
     shards = _merge_shards(out, source) if source.kind == "parquet" else []
-    sums += [(name, file_sha256(out / name)) for name in shards]
+    others = list(shards)
+    if has_seal:
+        if source.kind == "parquet":  # in the order of their rows, however the names are sorted
+            places.sort(key=lambda place: (place.shard, place.row))
+        sealed.merge(out, places, len(source.shards))
+        others.append(sealed.FILE)
+    sums += [(name, file_sha256(out / name)) for name in others]
     _write_sums(out, sums)
     return tally, shards
 
@@ -148,10 +173,14 @@ def _joined_rows(
     tally: Tally,
     links: _Buffer,
     attributes: Sequence[str],
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """One row a published picture with its sha256; on the way, tallies and links every input."""
+) -> Iterator[tuple[dict[str, Any], str, sealed.Staged]]:
+    """One row a published picture, its sha256, where its sealed row is staged.
+
+    On the way, tallies and links every input.
+    """
     row_numbers: Counter[str] = Counter()
     for shard, part in zip(source.shards, journal.read_parts(len(source.shards)), strict=True):
+        number = 0
         for entry in part:
             tally.add(entry)
             labels = dict(entry["labels"])
@@ -170,7 +199,9 @@ def _joined_rows(
                         **{attribute: labels.get(attribute) for attribute in attributes},
                     },
                     output["sha256"],
+                    sealed.Staged(name, shard.index, number),
                 )
+                number += 1
             linked = {key: entry[key] for key in ("source", "status", "reason", "notes", "faces")}
             links.add({**linked, "outputs": names})
 
@@ -236,21 +267,31 @@ def environment() -> dict[str, str]:
 
 
 def manifest_digest(record: dict[str, Any]) -> str:
-    """sha256 of a manifest's content, without itself, the two times and later scores."""
-    free = ("digest", "scores", "started", "finished")
+    """sha256 of a manifest's content, without itself, the two times, later scores, the seal."""
+    free = ("digest", "scores", "started", "finished", "seal_mac")
     values = {key: value for key, value in record.items() if key not in free}
     plain = json.loads(json.dumps(values, default=str))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifest(out: Path, record: dict[str, Any]) -> None:
-    """Write manifest.json, the mark of a finished run."""
+def write_manifest(out: Path, record: dict[str, Any], keys: Keys | None = None) -> None:
+    """Write manifest.json, the mark of a finished run.
+
+    Args:
+        keys: of a sealed run, whose manifest gets a MAC.
+    """
     names = ["README.md", "SHA256SUMS", "metadata.parquet"]
     files = {name: file_sha256(out / name) for name in names}
     values = {"deid_version": __version__, **record, "files": files}
     values["digest"] = manifest_digest(values)
-    data = json.dumps(values, indent=2, default=str, ensure_ascii=False).encode() + b"\n"
-    write_atomic(out / "manifest.json", data, scratch(out))
+    if keys is not None:
+        values["seal_mac"] = manifest_mac(keys, values)
+    write_atomic(out / "manifest.json", manifest_bytes(values), scratch(out))
+
+
+def manifest_bytes(record: dict[str, Any]) -> bytes:
+    """manifest.json as it is written."""
+    return json.dumps(record, indent=2, default=str, ensure_ascii=False).encode() + b"\n"
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
@@ -308,6 +349,7 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
         f"{counts['skipped']} not pictures",
         f"- attribute labels in the metadata: {kept}",
         f"- gate: {gate_text}",
+        *_password_lines(record),
         "",
         "De-identified means that faces were replaced and checked as the manifest says. It is no",
         "promise that nobody can be recognized: clothes, places, captions and faces that the",
@@ -317,6 +359,22 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _password_lines(record: dict[str, Any]) -> list[str]:
+    """What a reader of the card must know where a password opens the faces."""
+    lines = []
+    if "password" in record:
+        lines += [
+            "- a password exists that brings faces back (`deid restore`): as long as anybody has",
+            "  it, this data set is pseudonymized, not more",
+        ]
+    if "seal" in record:
+        lines += [
+            f"- `{record['seal']['file']}` holds the original pixels of every replaced face,",
+            "  encrypted; without that file the pictures stay as they are",
+        ]
+    return lines
 
 
 _SPLIT_WORDS = {"test": ("test",), "validation": ("validation", "valid", "val", "dev")}

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from deidcli.data import parquet
 from deidcli.data.samples import Sample
 from deidcli.errors import DeidError
+from deidcli.sealing import SealedFace
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class FaceRecord:
     """Six numbers, row-major 2x3, frame pixels -> chip pixels."""
     method: str
     gate_distance: float | None
+    nonce: str | None = None
+    """Hex; what the face's bits are made of, beside the password. Only where a method needs one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Output:
     width: int
     height: int
     faces: tuple[FaceRecord, ...] = ()
+    sealed: tuple[SealedFace, ...] = ()
+    """With --seal: the original pixels of each face, encrypted."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,14 @@ class Written:
     """A published picture as the journal knows it."""
 
     output: Output
-    """Without its bytes."""
+    """Without its bytes, sealed ones included."""
     sha256: str
 
     @classmethod
     def of(cls, output: Output) -> Written:
         """What is kept of a picture that was written."""
         digest = hashlib.sha256(output.data).hexdigest()
-        return cls(dataclasses.replace(output, data=b""), digest)
+        return cls(dataclasses.replace(output, data=b"", sealed=()), digest)
 
 
 class Unwritable(Exception):

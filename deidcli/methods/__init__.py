@@ -31,6 +31,8 @@ METHODS: dict[str, str] = {
     "k-same": "deidcli.methods.ksame:KSame",
     "dae": "deidcli.methods.dae:DeepAutoencoder",
     "eae": "deidcli.methods.eae:EmbeddedAutoencoders",
+    "a3gan": "deidcli.methods.a3gan:A3gan",
+    "sdn": "deidcli.methods.sdn:SecureDualNetwork",
 }
 """Name on the command line -> `module:Class`. Loaded only when asked for."""
 
@@ -70,6 +72,9 @@ class Context:
     scales: NDArray[np.float64]
     """(N,) chip pixels per frame pixel."""
     plan: Plan | None = None
+    bits: NDArray[np.uint8] | None = None
+    """(N, 128) of 0 and 1: each face's own password, made of the run's. Only for a method whose
+    `needs_password` holds; such a method has `restore(chips, bits) -> chips` too."""
 
 
 class Method(Protocol):
@@ -121,6 +126,11 @@ def load_method(name: str, given: Mapping[str, str], device: str) -> Method:
 def needs_prepare(name: str) -> bool:
     """Whether a method looks at the whole set before it starts."""
     return bool(getattr(method_class(name), "whole_set", False))
+
+
+def needs_password(name: str) -> bool:
+    """Whether a method's faces depend on a password, and come back with it."""
+    return bool(getattr(method_class(name), "needs_password", False))
 
 
 def keeps_attributes(name: str) -> bool:

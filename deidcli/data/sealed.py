@@ -1,0 +1,163 @@
+"""The file of a sealed run: OUT/sealed/faces.parquet, one row a published picture.
+
+A shard's rows wait in OUT.private/staging, one row group a picture, until the run is finished and
+they are joined. Rows stand in the order of metadata.parquet, or of the published parquet rows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli.data.journal import Journal
+from deidcli.data.sink import AtomicParquet, Result, Sink, Written, scratch, writing
+from deidcli.sealing import SealedFace
+
+FILE = "sealed/faces.parquet"
+"""Relative to OUT."""
+BYTES_A_WRITE = 8 << 20
+"""Sealed bytes a row group holds, about: what a reader needs in memory at once."""
+OPEN_FILES = 64
+
+SCHEMA = pa.schema(
+    [
+        pa.field("file_name", pa.string()),
+        pa.field(
+            "faces",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("box", pa.list_(pa.int32(), 4)),
+                        pa.field("nonce", pa.binary()),
+                        pa.field("data", pa.large_binary()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Where a published picture's sealed row waits."""
+
+    file_name: str
+    """As in metadata.parquet."""
+    shard: int
+    row: int
+
+
+def staged_name(shard: int) -> str:
+    """The staging file of a shard's sealed rows."""
+    return f"sealed-{shard:06d}.parquet"
+
+
+def is_kept(journal: Journal, shard: int) -> bool:
+    """Whether a finished shard's sealed rows are still there, staged or joined."""
+    return (journal.staging / staged_name(shard)).exists() or (journal.out / FILE).exists()
+
+
+class SealingSink:
+    """Another sink, and beside it the sealed rows of what it wrote."""
+
+    def __init__(self, sink: Sink, shard: int, staging: Path) -> None:
+        self._sink = sink
+        self._stack = ExitStack()
+        path = staging / staged_name(shard)
+        self._file = self._stack.enter_context(AtomicParquet(path, SCHEMA, staging))
+
+    def write(self, result: Result) -> tuple[Written, ...]:
+        """Write a result's pictures, then their sealed rows; see the other sinks."""
+        written = self._sink.write(result)
+        for output in result.outputs:
+            self._file.write(_table([{"file_name": output.name, "faces": _faces(output.sealed)}]))
+        return written
+
+    def close(self) -> None:
+        self._sink.close()
+        self._stack.close()
+
+
+def _faces(sealed: Sequence[SealedFace]) -> list[dict[str, Any]]:
+    return [{"box": list(f.box), "nonce": f.nonce, "data": f.data} for f in sealed]
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def merge(out: Path, places: Sequence[Staged], shards: int) -> None:
+    """Join the staged rows of all shards into OUT/sealed/faces.parquet, in the order of `places`.
+
+    Where the file is there and staged rows are not, it was joined before; shards that were made
+    again since gave the same bytes.
+    """
+    staging = Journal(out).staging
+    staged = [staging / staged_name(shard) for shard in range(shards)]
+    if (out / FILE).exists() and not all(path.exists() for path in staged):
+        return
+
+    @lru_cache(maxsize=OPEN_FILES)
+    def opened(shard: int) -> pq.ParquetFile:
+        return pq.ParquetFile(staged[shard])
+
+    with writing():
+        (out / FILE).parent.mkdir(parents=True, exist_ok=True)
+    with AtomicParquet(out / FILE, SCHEMA, scratch(out)) as file:
+        rows: list[pa.Table] = []
+        size = 0
+        for place in places:
+            row = opened(place.shard).read_row_group(place.row)
+            name = pa.array([place.file_name], pa.string())
+            rows.append(row.set_column(0, SCHEMA.field(0), name))
+            size += row.nbytes
+            if size >= BYTES_A_WRITE:
+                file.write(pa.concat_tables(rows).combine_chunks())
+                rows, size = [], 0
+        if rows:
+            file.write(pa.concat_tables(rows).combine_chunks())
+    opened.cache_clear()
+
+
+class SealedRows:
+    """Rows of a sealed file by file name, one row group in memory."""
+
+    def __init__(self, out: Path) -> None:
+        self._file = pq.ParquetFile(out / FILE, pre_buffer=False)
+        names = self._file.read(columns=["file_name"])["file_name"].to_pylist()
+        self._row = {name: number for number, name in enumerate(names)}
+        self._starts = [0]
+        for group in range(self._file.num_row_groups):
+            rows = self._file.metadata.row_group(group).num_rows
+            self._starts.append(self._starts[-1] + rows)
+        self._group = -1
+        self._table = SCHEMA.empty_table()
+
+    def faces(self, name: str) -> list[SealedFace]:
+        """The sealed faces of a published picture.
+
+        Raises:
+            KeyError: it has no row.
+        """
+        number = self._row[name]
+        group = bisect_right(self._starts, number) - 1
+        if group != self._group:
+            self._group, self._table = group, self._file.read_row_group(group)
+        row = self._table.slice(number - self._starts[group], 1).to_pylist()[0]
+        return [SealedFace(tuple(f["box"]), f["nonce"], f["data"]) for f in row["faces"]]
+
+
+def count_faces(out: Path) -> dict[str, int]:
+    """File name -> number of sealed faces, without reading the pixels."""
+    with pq.ParquetFile(out / FILE) as file:
+        table = file.read(columns=["file_name", "faces.list.element.nonce"])
+    return {row["file_name"]: len(row["faces"]) for row in table.to_pylist()}

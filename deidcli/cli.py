@@ -80,8 +80,9 @@ def anonymize(
     ] = "auto",
     on_no_face: Annotated[str, typer.Option(help="withhold, blackout or copy.")] = "withhold",
     gate: Annotated[
-        float, typer.Option(help="dlib distance from its original that a face must exceed.")
-    ] = 0.6,
+        float | None,
+        typer.Option(help="dlib distance from its original that a face must exceed, usually 0.6."),
+    ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Publish without that check.")] = False,
     names: Annotated[str, typer.Option(help="keep or random.")] = "keep",
     keep_identity: Annotated[
@@ -123,26 +124,36 @@ def anonymize(
         warm_up()  # first of all: it imports torch in parallel with what follows
     from deidcli import planning
     from deidcli.data.attributes import parse_attributes
-    from deidcli.methods import keeps_attributes, method_weights, needs_password, parse_settings
+    from deidcli.methods import (
+        keeps_attributes,
+        kept_attributes,
+        method_weights,
+        needs_password,
+        parse_settings,
+    )
     from deidcli.passwords import read_passphrase
-    from deidcli.settings import RunSettings
+    from deidcli.settings import GATE_DISTANCE, RunSettings
 
+    if no_gate and gate is not None:
+        raise UsageError("--gate and --no-gate contradict each other", "leave one of them out")
     given = dict(_pair(text) for text in settings or [])
     asked = None if attrs is None else parse_attributes(attrs)
-    keeps = keeps_attributes(method)
-    if keeps and attrs is not None:
+    if asked == ():
+        raise UsageError("--attrs names no attribute", "for example --attrs GS, or leave it out")
+    if keeps_attributes(method) and attrs is not None:
         given["attrs"] = attrs
     method_settings = dataclasses.asdict(parse_settings(method, given))
     method_weights(method, method_settings)  # an unknown set is an error before OUT is touched
+    kept = kept_attributes(method, method_settings)
     run_settings = RunSettings(
         method=method,
         method_settings=method_settings,
         # What the picture does not keep is not published beside it either.
-        attributes=parse_attributes(method_settings["attrs"]) if keeps else asked,
+        attributes=asked if kept is None else kept,
         output=output,  # type: ignore[arg-type]
         detector=detector,  # type: ignore[arg-type]
         on_no_face=on_no_face,  # type: ignore[arg-type]
-        gate=None if no_gate else gate,
+        gate=None if no_gate else GATE_DISTANCE if gate is None else gate,
         names=names,  # type: ignore[arg-type]
         keep_identity=keep_identity,
         follow_links=follow_links,

@@ -30,7 +30,13 @@ from deidcli.data.sink import (
 )
 from deidcli.data.source import Shard, Source
 from deidcli.errors import DeidError
-from deidcli.methods import PlanFace, method_weights, needs_password, needs_prepare
+from deidcli.methods import (
+    PlanFace,
+    method_warning,
+    method_weights,
+    needs_password,
+    needs_prepare,
+)
 from deidcli.run import Run
 from deidcli.sealing import CIPHER
 from deidcli.settings import RunSettings, differences, fingerprint
@@ -186,7 +192,8 @@ def _written(
 def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
     sink: Sink
     if isinstance(shard, ParquetShard):
-        sink = ParquetSink(shard, journal.staging, run.settings.keep_identity)
+        labels = planning.kept_labels(run.settings)
+        sink = ParquetSink(shard, journal.staging, run.settings.keep_identity, labels)
     else:
         sink = FolderSink(run.out, run.settings.names == "random")
     if run.settings.seal:
@@ -223,6 +230,7 @@ def finish_run(run: Run) -> dict[str, Any]:
         settings.seal,
     )
     stages = Journal(run.out).read_stages()
+    unsafe = method_warning(settings.method, settings.method_settings)
     record: dict[str, Any] = {
         "method": settings.method,
         "settings": settings.as_dict(),
@@ -240,7 +248,7 @@ def finish_run(run: Run) -> dict[str, Any]:
             {"status": status, "reason": reason, "count": count}
             for (status, reason), count in sorted(tally.reasons.items())
         ],
-        "warnings": list(source.warnings),
+        "warnings": [*source.warnings, *([unsafe] if unsafe else [])],
         "environment": manifest.environment(),
         "fingerprint": run.fingerprint,
         "started": run.started,

@@ -351,11 +351,13 @@ def _published_chip(frame: Image, face: _Face, stages: Stages) -> Image:
 
     A method whose `whole_chips` holds gives chips that are publishable to their edges.
     """
+    whole = getattr(stages.method, "whole_chips", False)
+    if whole and face.chip is not None:
+        # What surrounds the head would be all that tells one black crop from another.
+        return np.zeros_like(face.chip) if face.method == "blackout" else face.chip
     around = crop(frame, face.affine, stages.method.chip.size, extend=False)
     if face.method == "blackout" or face.chip is None:
         return around
-    if getattr(stages.method, "whole_chips", False):
-        return face.chip
     share = stages.method.mask[:, :, None]
     mixed = share * face.chip + (1 - share) * around
     return np.asarray(np.rint(mixed), dtype=np.uint8)

@@ -50,7 +50,10 @@ def test_examples_come_out_whole(tmp_path: Path, deid: Deid) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_replaces_every_face(tmp_path: Path, method: str, deid: Deid) -> None:
+def test_every_method_replaces_every_face(
+    tmp_path: Path, method: str, deid: Deid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEID_PASSWORD", "four gray herons wait")  # for the methods that need one
     folder, out = copy_people(tmp_path / "in", 4), tmp_path / "out"
     extra = ["--set", "k=2"] if method == "k-same" else []
     outcome = deid("anonymize", folder, "--out", out, "--method", method, "--workers", 1, *extra)
@@ -88,12 +91,14 @@ def test_gate_blacks_out_a_face_that_still_matches(tmp_path: Path, deid: Deid) -
     assert gated.json["counts"]["fallback"] == 3
     rows = pq.read_table(tmp_path / "gated/metadata.parquet").to_pylist()
     assert all(row["faces"][0]["method"] == "blackout" for row in rows)
-    assert all(row["faces"][0]["gate_distance"] < 0.6 for row in rows)
+    assert all(row["faces"][0]["gate_distance"] < 0.61 for row in rows)
     for row in rows:
         after = np.asarray(Image.open(tmp_path / "gated" / row["file_name"]))
         x0, y0, x1, y1 = (round(v) for v in row["faces"][0]["box"])
         rim = (x1 - x0) // 8  # the region is an ellipse: a box's corners may lie outside it
         assert after[y0 + rim : y1 - rim, x0 + rim : x1 - rim].max() <= 12
+    # The exact distance would help to find the original among suspects: tenths are published.
+    assert all(row["faces"][0]["gate_distance"] * 10 % 1 < 1e-5 for row in rows)
     free = deid("anonymize", folder, "--out", tmp_path / "free", *weak, "--no-gate")
     assert free.json["counts"]["ok"] == 3
 
@@ -295,6 +300,8 @@ def test_clear_errors(tmp_path: Path, deid: Deid) -> None:
         (["anonymize", folder, "--method", "k-same", "--set", "k=1"], 2, "between 2 and"),
         (["anonymize", folder, "--detector", "eyes"], 2, "--detector"),
         (["anonymize", folder, "--attrs", "Q"], 2, "knows no attribute"),
+        (["anonymize", folder, "--attrs", ""], 2, "names no attribute"),
+        (["anonymize", folder, "--gate", "0.9", "--no-gate"], 2, "contradict"),
         (["anonymize", folder, "--gate", "9"], 2, "--gate"),
         (["anonymize", folder, "--method", "k-same", "--workers", 1], 1, "at least k = 10"),
         (["anonymize", folder, "--no-such-option"], 2, "no-such-option"),

@@ -96,6 +96,37 @@ def test_parquet_keeps_all_but_faces_and_identity(
     assert again["identity"].to_pylist() == [0, 1, 3, 4]
 
 
+def test_what_a_method_hides_is_published_in_no_column(tmp_path: Path, deid: Deid) -> None:
+    source, out = tmp_path / "a.parquet", tmp_path / "out"
+    write_shard(source, list(portraits(2)))
+    args = ["--method", "eae", "--attrs", "G", "--output", "crops", "--workers", 1]
+    outcome = deid("anonymize", source, "--out", out, *args)
+    assert outcome.code == 0, outcome.stderr
+    assert pq.read_table(out / "data/a.parquet").column_names == ["image", "Male", "note"]
+    assert "Smiling" in outcome.stderr and "Smiling" not in (out / "README.md").read_text()
+
+
+def test_a_blacked_out_crop_of_a_whole_chip_is_black_to_its_edge(
+    tmp_path: Path, deid: Deid
+) -> None:
+    """Around the head there is ground that would tell one person's crop from another's."""
+    source, out = tmp_path / "a.parquet", tmp_path / "out"
+    write_shard(source, list(portraits(2)))
+    args = ["--method", "eae", "--output", "crops", "--workers", 1, "--gate", "2", "--json"]
+    assert deid("anonymize", source, "--out", out, *args).json["counts"]["fallback"] == 2
+    for row in pq.read_table(out / "data/a.parquet")["image"].to_pylist():
+        assert np.asarray(Image.open(io.BytesIO(row["bytes"]))).max() == 0
+
+
+def test_settings_that_do_not_protect_are_noted(tmp_path: Path, deid: Deid) -> None:
+    source, out = tmp_path / "a.parquet", tmp_path / "out"
+    write_shard(source, list(portraits(1)))
+    args = ["--method", "dae", "--set", "target=supervised", "--workers", 1, "--json"]
+    outcome = deid("anonymize", source, "--out", out, *args)
+    assert "NOT protect" in outcome.stderr
+    assert any("NOT protect" in line for line in outcome.json["warnings"])
+
+
 def test_parquet_row_groups_and_workers_change_nothing(tmp_path: Path, deid: Deid) -> None:
     images: list[bytes | None] = [*portraits(6)] * 15
     tables = {}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -116,6 +117,20 @@ class _Buffer:
         self._rows = []
 
 
+def _published_face(face: Mapping[str, Any]) -> dict[str, Any]:
+    """A face as metadata.parquet has it: the two measured numbers rounded up to tenths.
+
+    The exact distance to its original would help to find that original among a list of suspects,
+    and the exact score is a fingerprint of the picture; the journal in OUT.private has both.
+    """
+    coarse = {name: _coarse(face[name]) for name in ("score", "gate_distance")}
+    return {**face, **coarse}
+
+
+def _coarse(value: float | None) -> float | None:
+    return None if value is None else math.ceil(round(value * 10, 3)) / 10
+
+
 def write_tables(
     out: Path,
     source: Source,
@@ -195,7 +210,7 @@ def _joined_rows(
                         "height": output["height"],
                         "status": entry["status"],
                         PARTITION: entry["partition"],
-                        "faces": output["faces"],
+                        "faces": [_published_face(face) for face in output["faces"]],
                         **{attribute: labels.get(attribute) for attribute in attributes},
                     },
                     output["sha256"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -275,12 +275,19 @@ def _declared_images(schema: pa.Schema) -> list[str]:
     ]
 
 
-def published_schema(schema: pa.Schema, layout: Layout, keep_identity: bool) -> pa.Schema:
+def published_schema(
+    schema: pa.Schema, layout: Layout, keep_identity: bool, labels: Sequence[str] | None = None
+) -> pa.Schema:
     """The schema of the published file: the source's, without what is never published.
+
+    Args:
+        labels: CelebA's attributes that may be published; None: all.
 
     The Hugging Face features in its metadata lose the same columns; other metadata stays.
     """
     away = set(layout.dropped) | (set() if keep_identity else set(layout.identities))
+    if labels is not None:
+        away |= set(layout.labels) - set(labels)
     fields = [schema.field(name) for name in schema.names if name not in away]
     metadata = dict(schema.metadata or {})
     features = _features(schema)

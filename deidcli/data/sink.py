@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,9 +192,17 @@ class FolderSink:
 class ParquetSink:
     """Rows of one shard, into a staging file that `merge_parquet` puts together later."""
 
-    def __init__(self, shard: parquet.ParquetShard, staging: Path, keep_identity: bool) -> None:
+    def __init__(
+        self,
+        shard: parquet.ParquetShard,
+        staging: Path,
+        keep_identity: bool,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         with pq.ParquetFile(shard.path) as file:
-            self._schema = parquet.published_schema(file.schema_arrow, shard.layout, keep_identity)
+            self._schema = parquet.published_schema(
+                file.schema_arrow, shard.layout, keep_identity, labels
+            )
         self._image = shard.layout.image
         self._path = staging / staged_name(shard.index)
         self._rows: list[pa.RecordBatch] = []

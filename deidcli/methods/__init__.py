@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin, get_type_
 import numpy as np
 from numpy.typing import NDArray
 
+from deidcli.data.attributes import parse_attributes
 from deidcli.errors import UsageError
 from deidcli.faces.align import Image, Mask
 
@@ -138,6 +139,23 @@ def keeps_attributes(name: str) -> bool:
     return any(field.name == "attrs" for field in dataclasses.fields(settings_class(name)))
 
 
+def kept_attributes(name: str, settings: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What a method's picture keeps, hence which labels may stand beside it; None: all.
+
+    That is its setting `attrs`, or what its classmethod `kept(settings)` says.
+
+    Args:
+        settings: all of them, as RunSettings has them.
+    """
+    if not keeps_attributes(name):
+        return None
+    said = getattr(method_class(name), "kept", None)
+    if said is None:
+        return parse_attributes(settings["attrs"])
+    names: tuple[str, ...] = said(settings_class(name)(**settings))
+    return names
+
+
 def method_weights(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of our weight files that a method loads: what its classmethod `weights` says.
 
@@ -152,6 +170,15 @@ def method_weights(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     names: tuple[str, ...] = said(settings_class(name)(**settings))
     return names
+
+
+def method_warning(name: str, settings: Mapping[str, Any]) -> str | None:
+    """What must be known of these settings before publishing: the classmethod `warning` says."""
+    said = getattr(method_class(name), "warning", None)
+    if said is None:
+        return None
+    text: str | None = said(settings_class(name)(**settings))
+    return text
 
 
 def parse_settings(name: str, given: Mapping[str, str]) -> Any:

@@ -99,6 +99,13 @@ class DeepAutoencoder:
         card = _card_of(settings.target)
         return (f"dae-{card.input['network']}", card.name)
 
+    @classmethod
+    def warning(cls, settings: Settings) -> str | None:
+        """All targets but strangers and snapped clusters leave the person to recognizers."""
+        if settings.target == "strangers" or (settings.target == "clusters" and settings.snap):
+            return None
+        return f"dae with target={settings.target} does NOT protect: see docs/methods/dae.md"
+
     def __init__(self, settings: Settings, device: str) -> None:
         self.settings = settings
         self.device = device

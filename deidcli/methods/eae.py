@@ -380,6 +380,11 @@ class EmbeddedAutoencoders:
     """Published crops are the chip as it is, without the mask's soft edge."""
 
     @classmethod
+    def warning(cls, settings: Settings) -> str | None:
+        """The ablation is there to be measured."""
+        return "eae with network=sprn does NOT protect" if settings.network == "sprn" else None
+
+    @classmethod
     def weights(cls, settings: Settings) -> tuple[str, ...]:
         """The names of the weight files that these settings load."""
         name = _card_of(settings)

@@ -41,7 +41,8 @@ def verify_output(out: Path) -> dict[str, Any]:
     """
     record = read_manifest(out)
     if record is None:
-        hint = "run deid anonymize again, it resumes" if out.is_dir() else "give an output folder"
+        begun = private_folder(out).is_dir()
+        hint = "run deid anonymize again, it resumes" if begun else "give what deid anonymize wrote"
         raise DeidError(f"{out} is not a finished output (no manifest.json)", hint)
     steps: list[tuple[str, Callable[[Path, dict[str, Any]], str]]] = [
         ("manifest", _manifest),

@@ -1,0 +1,257 @@
+"""a3gan: somebody else's face in the same picture, with a mask that says which attributes change.
+
+Zhai, Guo, Xie, Ma, Wang, Liu, "A3GAN: Attribute-Aware Anonymization Networks for Face
+De-identification", ACM Multimedia 2022. Suppressive convolution units (SCU) gate identity out of
+the encoder's features on their way to the decoder; an attribute-aware injective network (AINet)
+turns a latent and the mask into attribute features, injected by AdaIN at the bottleneck.
+
+Kept: the networks of tables 2 to 4 at `size=paper`, SCU (eq. 6, 7), AdaIN (eq. 8), the losses
+(eq. 9 to 15), the ten attributes and the presets, the ablations. What departs, and why (figures:
+docs/methods/a3gan.md):
+
+- **The shipped size is `compact`**: an eighth to a fifth of the generator's widths, a quarter of
+  the discriminator's, at 128 px. It is what an hour of one CPU core can train.
+- **A latent is the whitened principal components of a computer-made face**, and in `compact` a
+  fixed linear layer draws it, in the picture's tone, as a canvas that the decoder paints over
+  (a3gan_nets.Canvas). The affine transform gives eq. 8's bias for each of the 4 x 4 places.
+- **The latent is drawn among those that fit** (a3gan_latents), where the paper draws from N(0, I);
+  `latent=normal` does that. The discriminator's attribute head, trained alone at first, reads the
+  face, and kept attributes, pose, light and tone decide which latents fit. (`variant=no-mask`
+  draws from N(0, I), too: nothing may hear the mask.)
+- Before the paper's losses a teacher: the face that the latent stands for, laid into the picture.
+- L_deid counts no negative cosine; a diversity term of ours keeps two people two.
+- Only the inside of a soft mask is replaced; the rest of the picture stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deidcli.data.attributes import parse_attributes
+from deidcli.errors import UsageError
+from deidcli.faces.align import Mask
+from deidcli.faces.recognizers import Recognizer
+from deidcli.methods import Chip, Context, PlanFace, dae
+from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
+from deidcli.methods.a3gan_latents import Description, Pool, describe, normal_latents
+from deidcli.methods.a3gan_nets import SIZES, Discriminator, Generator, Variant
+from deidcli.methods.dae_nets import PADDING
+from deidcli.weights import own_cards, own_weights
+
+MICRO_BATCH = 16
+"""Faces that go through the networks at once, always as many: sums round by a batch's size."""
+CHANGE: dict[str, tuple[str, ...]] = {
+    "0": (),
+    "1": ("Male",),
+    "3": ("Male", "Mustache", "Pale_Skin"),
+    "5": ("Blond_Hair", "Male", "Mustache", "Pale_Skin", "Young"),
+    "10": ATTRIBUTES,
+}
+"""The paper's A3GAN-0 to -10 (appendix D): what may change."""
+
+SizeName = Literal["compact", "paper", "tiny"]
+VariantName = Literal["full", "stu", "no-scu", "no-mask", "no-adain"]
+VARIANTS: dict[str, Variant] = {
+    "full": Variant(),
+    "stu": Variant(skip="stu"),
+    "no-scu": Variant(skip="none"),
+    "no-mask": Variant(masked=False),
+    "no-adain": Variant(inject="concat"),
+}
+"""The model, and the ablations of table 1."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a3gan."""
+
+    change: str = ""
+    """Which of the ten attributes may change: a preset (0, 1, 3, 5, 10) or CelebA's names,
+    separated by commas; empty: none, or with --attrs all that it does not name."""
+    attrs: str = ""
+    """The attributes that are kept, of the ten, Smiling and Eyeglasses; --attrs sets it."""
+    latent: Literal["drawn", "normal"] = "drawn"
+    """drawn: the latent of a computer-made face with what is to be kept, by the face's own seed.
+    normal: from N(0, I), as in the paper."""
+    size: SizeName = "compact"
+    """compact: what a CPU trains, shipped. paper: tables 2 to 4, to be trained."""
+    variant: VariantName = "full"
+    """full, or an ablation of table 1: stu, no-scu, no-mask, no-adain; to be trained."""
+
+    def __post_init__(self) -> None:
+        try:
+            self.mask()
+        except UsageError as error:
+            raise ValueError(error.message) from None
+
+    def mask(self) -> Tensor:
+        """(10,) m: 1 where the attribute may change.
+
+        Raises:
+            UsageError: a name that is not known, or one that is to be kept and to change.
+        """
+        kept = parse_attributes(self.attrs)
+        if strange := [name for name in kept if name not in (*ATTRIBUTES, *ALSO)]:
+            raise UsageError(
+                f"a3gan cannot keep {', '.join(strange)}: not one of {', '.join(ATTRIBUTES + ALSO)}"
+            )
+        if self.attrs and not self.change:
+            return _mask(tuple(name for name in ATTRIBUTES if name not in kept))
+        mask = mask_of(self.change or "0")
+        both = [name for name, free in zip(ATTRIBUTES, mask, strict=True) if free and name in kept]
+        if both:
+            raise UsageError(f"{', '.join(both)}: to be kept by --attrs and to change by change=")
+        return mask
+
+
+def mask_of(change: str) -> Tensor:
+    """(10,) float32 from a preset or names.
+
+    Raises:
+        UsageError: neither.
+    """
+    if change in CHANGE:
+        return _mask(CHANGE[change])
+    names = [part.strip() for part in change.split(",") if part.strip()]
+    if strange := [name for name in names if name not in ATTRIBUTES]:
+        raise UsageError(
+            f"change={change}: {', '.join(strange)} is neither a preset ({', '.join(CHANGE)}) nor "
+            f"one of {', '.join(ATTRIBUTES)}"
+        )
+    return _mask(tuple(names))
+
+
+def _mask(names: tuple[str, ...]) -> Tensor:
+    return torch.tensor([float(name in names) for name in ATTRIBUTES])
+
+
+def card_name(size: str, variant: Variant) -> str:
+    """`a3gan-compact`, or `a3gan-compact-stu` for an ablation."""
+    names = [name for name, known in VARIANTS.items() if known == variant and name != "full"]
+    return "-".join(["a3gan", size, *names])
+
+
+def edge(side: int) -> Tensor:
+    """(side, side) in [0, 1]: the share of the new face at each place of a chip; see dae."""
+    mask = torch.from_numpy(dae.edge_mask())[None, None]
+    wide = functional.interpolate(mask, (side, side), mode="bilinear", align_corners=False)
+    return wide[0, 0].contiguous()
+
+
+def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
+    """What a recognizer sees of our chips (N, 3, S, S), differentiable: (N, 3, R, R) in [0, 1]."""
+    share = 1 / (1 + 2 * PADDING)  # of the chip's side that the mean face's has
+    pixels = torch.arange(recognizer.size, device=chips.device, dtype=torch.float32)
+    axes = [
+        ((pixels - origin) / recognizer.scale + PADDING) * share * 2 - 1
+        for origin in recognizer.origin
+    ]
+    rows, columns = torch.meshgrid(axes[1], axes[0], indexing="ij")
+    grid = torch.stack([columns, rows], 2).expand(len(chips), -1, -1, -1)
+    return functional.grid_sample(chips, grid, align_corners=False)
+
+
+class A3gan:
+    """A photo-like face of somebody else; a mask says which attributes may change."""
+
+    whole_chips = True
+    """Published crops are the chip as it is, without the mask's soft edge."""
+
+    @classmethod
+    def kept(cls, settings: Settings) -> tuple[str, ...]:
+        """The attributes whose labels still hold: the ten without those that may change, and what
+        --attrs names beside them."""
+        fixed = zip(ATTRIBUTES, settings.mask().tolist(), strict=True)
+        names = [name for name, free in fixed if not free]
+        return (*names, *(n for n in parse_attributes(settings.attrs) if n not in names))
+
+    @classmethod
+    def weights(cls, settings: Settings) -> tuple[str, ...]:
+        """The name of the weight file that these settings load.
+
+        Raises:
+            UsageError: there is none.
+        """
+        name = card_name(settings.size, VARIANTS[settings.variant])
+        cards = own_cards()
+        if name not in cards:
+            there = ", ".join(card for card in cards if card.startswith("a3gan-"))
+            raise UsageError(
+                f"there are no weights {name}",
+                f"there are: {there or 'none'}; train them with `deid train a3gan` and set "
+                "DEID_WEIGHTS to its folder",
+            )
+        return (name,)
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        self.settings = settings
+        self.device = device
+        size = SIZES[settings.size]
+        self.chip = Chip(size.side, PADDING)
+        self.mask: Mask = edge(size.side).numpy()
+        tensors, _ = own_weights(self.weights(settings)[0])
+        generator = Generator(size, VARIANTS[settings.variant])
+        reader = Discriminator(size)
+        self.generator: Generator = _loaded(generator, "generator", tensors, device)
+        self.reader: Discriminator = _loaded(reader, "reader", tensors, device)
+        pool = {key: tensors[f"pool.{key}"].float().to(device) for key in POOL}
+        self.pool = Pool(pool.pop("codes"), Description(**pool))
+        self.change = settings.mask().to(device)
+
+    def prepare(self, faces: Iterable[PlanFace]) -> None:
+        """Nothing: each face is a matter of its own."""
+        return None
+
+    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+        out = torch.empty_like(chips)
+        noise = normal_latents(context.seeds).to(chips.device)
+        for start in range(0, len(chips), MICRO_BATCH):
+            rows = slice(start, start + MICRO_BATCH)
+            count = len(chips[rows])
+            full = _filled(chips[rows]).contiguous(memory_format=torch.channels_last)
+            mask = self.change.expand(MICRO_BATCH, -1)
+            latent = noise[rows]
+            if self.settings.latent == "drawn" and self.generator.variant.masked:
+                faces = describe(self.reader, full)
+                own = Description(*(value[:count] for value in vars(faces).values()))
+                chosen = self.pool.draw(own, mask[:count], context.seeds[rows])
+                latent = self.pool.latents(own, mask[:count], chosen, latent)
+            made = self.generator(full, _filled(latent), mask)
+            out[rows] = made[:count].clamp(max=1)
+        return out
+
+
+POOL = ("codes", "attributes", "shape", "tone", "embedding")
+"""What the weights hold of the pool, see a3gan_latents."""
+
+
+def _filled(rows: Tensor) -> Tensor:
+    """Rows followed by zeros, MICRO_BATCH in all."""
+    full = rows.new_zeros(MICRO_BATCH, *rows.shape[1:])
+    full[: len(rows)] = rows
+    return full
+
+
+def _loaded(module: nn.Module, part: str, tensors: dict[str, Tensor], device: str) -> Any:
+    """A network with what a file holds under `part.`, ready for inference.
+
+    Counters of batches and the critic's head are not kept in files: nothing reads them.
+    """
+    found = {
+        key.removeprefix(f"{part}."): value.float()
+        for key, value in tensors.items()
+        if key.startswith(f"{part}.")
+    }
+    spare = {
+        key: value
+        for key, value in module.state_dict().items()
+        if "num_batches" in key or key.startswith("critic.")
+    }
+    module.load_state_dict(spare | found)
+    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last).to(device)

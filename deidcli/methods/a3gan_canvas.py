@@ -1,0 +1,156 @@
+"""The canvas of `a3gan`: what the numbers of a latent mean, and the face that they draw. Ours.
+
+A chip is (N, 3, 128, 128) float RGB in [0, 1]; a latent is (N, 512).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.methods import dae
+from deidcli.methods.dae_nets import LUMA
+
+ATTRIBUTES = (
+    *("Bangs", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Male"),
+    *("Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "Pale_Skin", "Young"),
+)
+"""The ten of the mask, in its order (appendix D); CelebA's names."""
+ALSO = ("Smiling", "Eyeglasses")
+"""What a latent is chosen by beside the ten: they would show as another expression or face."""
+LATENT = 512
+"""Numbers of f_z (table 4)."""
+WARP = 4
+"""Points a side of the grid by which a latent moves its face's features."""
+COMPONENTS = LATENT - len(CELEBA_ATTRIBUTES) - 2 * WARP**2
+"""Of these, those that stand for a face. Forty weigh attributes' prototypes and the rest move its
+features, see `Canvas`."""
+CHROMA = 4
+"""The canvas' color planes have a side so many times smaller."""
+
+
+class Canvas(nn.Module):
+    """Ours, `compact` only: the face that a latent stands for, drawn by one linear layer.
+
+    The first 440 numbers of a latent are the whitened principal components of computer-made faces.
+    Forty weigh prototypes, what each of CelebA's attributes adds to a face on average (Rowland
+    and Perrett 1995, "Manipulating facial appearance through shape and color"). The rest move its
+    features a little, see `warped`. A matte says where the head is, so that its ground can be the
+    picture's. The decoder paints over the canvas; starting from a face, not from noise, is what
+    makes training on a CPU possible.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+        values = side * side + 3 * (side // CHROMA) ** 2
+        self.register_buffer("mean", torch.zeros(values))
+        self.register_buffer("components", torch.zeros(LATENT, values))
+
+    mean: Tensor
+    components: Tensor
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 512) -> the face (N, 3, side, side), not clamped, and its matte, in [0, 1]."""
+        values = self.mean + latent @ self.components
+        small = self.side // CHROMA
+        matte = values[:, -small * small :].view(-1, 1, small, small)
+        faces = unpack(values, self.side)
+        return sharpened(warped(faces, latent)), warped(widened(matte, self.side), latent)
+
+
+SHARPEN = 0.9
+"""Share of what a blur takes away that is added: components leave the finest detail out."""
+
+
+def sharpened(faces: Tensor) -> Tensor:
+    """Unsharp masking of (N, 3, S, S): what a blur of about 1.3 px takes away is added."""
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=faces.dtype, device=faces.device) / 16
+    rows = kernel.view(1, 1, 5, 1).expand(3, 1, 5, 1)
+    columns = kernel.view(1, 1, 1, 5).expand(3, 1, 1, 5)
+    wide = functional.pad(faces, (2, 2, 2, 2), mode="replicate")
+    blurred = functional.conv2d(functional.conv2d(wide, rows, groups=3), columns, groups=3)
+    return faces + SHARPEN * (faces - blurred)
+
+
+AMPLITUDE = 0.04
+"""Standard deviation of a grid point's move, in half sides of the chip."""
+
+
+def warped(pictures: Tensor, latent: Tensor) -> Tensor:
+    """(N, C, S, S), moved smoothly as the last numbers of (N, 512) latents say.
+
+    A face's proportions are most of what tells two people apart.
+    """
+    moves = AMPLITUDE * latent[:, LATENT - 2 * WARP**2 :].view(-1, 2, WARP, WARP)
+    size = pictures.shape[2:]
+    field = functional.interpolate(moves, size, mode="bicubic", align_corners=True)
+    still = torch.eye(2, 3, dtype=latent.dtype, device=latent.device).expand(len(latent), 2, 3)
+    grid = functional.affine_grid(still, [len(latent), 3, *size], align_corners=False)
+    grid = grid + field.permute(0, 2, 3, 1)
+    return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+
+
+def widened(matte: Tensor, side: int) -> Tensor:
+    """(N, 1, s, s) -> (N, 1, side, side), its edge harder and a little further in."""
+    wide = functional.interpolate(matte, (side, side), mode="bilinear", align_corners=False)
+    return (2 * wide - 0.8).clamp(0, 1)
+
+
+def pack(chips: Tensor) -> Tensor:
+    """(N, 3, S, S) RGB -> (N, S^2 + 2 (S/4)^2): luma, then two small planes of chroma."""
+    red, green, blue = chips.unbind(1)
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1)
+    return torch.cat([luma.flatten(1), functional.avg_pool2d(chroma, CHROMA).flatten(1)], 1)
+
+
+def unpack(values: Tensor, side: int) -> Tensor:
+    """The inverse of `pack`: (N, 3, S, S), not clamped; what follows the chroma is not read."""
+    luma = values[:, : side * side].view(-1, 1, side, side)
+    planes = side * side, 2 * (side // CHROMA) ** 2
+    small = values[:, planes[0] : sum(planes)].view(-1, 2, side // CHROMA, side // CHROMA)
+    chroma = functional.interpolate(small, (side, side), mode="bilinear", align_corners=False)
+    blue = luma + 1.772 * chroma[:, :1]
+    red = luma + 1.402 * chroma[:, 1:]
+    return torch.cat([red, (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1], blue], 1)
+
+
+def laid(chips: Tensor, faces: Tensor, matte: Tensor, spread: Tensor) -> Tensor:
+    """Computer-made faces in the light and before the ground of a picture.
+
+    Of the picture enter the face's mean color and means of the chip's outermost cells, which stay
+    in the picture anyway.
+
+    Args:
+        chips, faces: (N, 3, S, S) in [0, 1]. matte: (N, 1, S, S), where a head is.
+        spread: dae.rim_to_face.
+    """
+    step = chips.shape[2] // dae.SIDE
+    there, here, head = (functional.avg_pool2d(x, step) for x in (chips, faces, matte))
+    gain = (_color_of(there) / _color_of(here)).clamp(0.4, 1.7) ** LIGHT
+    rim = _rim(chips.device)
+    cells = [functional.avg_pool2d(x, dae.CELL)[:, :, rim] for x in (there, here * gain, head)]
+    change = ((cells[0] - cells[1]) * cells[2]) @ spread
+    ground = cells[0] @ (spread / spread.sum(0))
+    both = torch.cat([change, ground], 1).view(len(chips), 6, dae.SIDE, dae.SIDE)
+    wide = functional.interpolate(both, chips.shape[2:], mode="bilinear", align_corners=False)
+    return torch.lerp(wide[:, 3:], faces * gain + wide[:, :3], matte).clamp(0, 1)
+
+
+LIGHT = 0.6
+"""How much of the way the face's light goes to the picture's: 1 would be all of it."""
+
+
+def _color_of(small: Tensor) -> Tensor:
+    """(N, 3, 64, 64) -> (N, 3, 1, 1): the mean color of the face."""
+    return small[:, :, 16:44, 20:44].mean((2, 3), keepdim=True) + 0.02
+
+
+def _rim(device: torch.device) -> Tensor:
+    """(16, 16) bool: the outermost cells of a chip."""
+    rim = torch.ones(dae.SIDE // dae.CELL, dae.SIDE // dae.CELL, dtype=torch.bool, device=device)
+    rim[1:-1, 1:-1] = False
+    return rim

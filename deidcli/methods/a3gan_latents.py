@@ -1,0 +1,182 @@
+"""Which latent a face gets: f_z, drawn by the face's own seed among those that fit it.
+
+The paper draws f_z from N(0, I) and leaves it to AINet and the losses that expression, light and
+kept attributes come out right. A latent here is the whitened principal components of a
+computer-made face and weights of attributes' prototypes (a3gan_nets.Canvas). The weights hold the
+latents of the faces that training saw, each with what the reader says of it. So one can be drawn
+among faces with the pose, the expression and the kept attributes of the original, and the
+opposite of it where the mask allows a change; what is still missing the prototypes add.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.methods import dae
+from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES, COMPONENTS, LATENT
+from deidcli.methods.a3gan_nets import Discriminator
+from deidcli.methods.dae_nets import LUMA
+
+WEIGHTS = (1.5, 1.5, 1.2, 1.2, 6.0, 6.0, 1.5, 1.0, 1.0, 1.8, 4.5, 1.5)
+"""Of the difference of two probabilities, for ATTRIBUTES and ALSO."""
+GAINS = (0.0, 1.5, 1.5, 2.2, 0.0, 0.0, 2.2, 3.2, 1.2, 2.4, 0.0, 0.0)
+"""How far a prototype is pushed for each of ATTRIBUTES and ALSO. Above 1, because the average
+difference understates what one face shows; 0 where the pool has enough faces of both kinds or
+where a shape would have to change."""
+CHARACTER = (
+    *("5_o_Clock_Shadow", "Arched_Eyebrows", "Bags_Under_Eyes", "Big_Lips", "Big_Nose", "Chubby"),
+    *("Double_Chin", "Goatee", "High_Cheekbones", "No_Beard", "Oval_Face", "Pointy_Nose"),
+    *("Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Straight_Hair", "Wavy_Hair"),
+    *("Wearing_Lipstick", "Attractive", "Black_Hair"),
+)
+"""Attributes that a face's seed pushes at random: computer-made faces are more alike than people
+(see docs/methods/a3gan.md), and these bring a person's own features."""
+MANLY = ("5_o_Clock_Shadow", "Goatee", "No_Beard", "Receding_Hairline", "Sideburns")
+"""Of these, those that only men get; and only women get Wearing_Lipstick."""
+STRENGTH = 1.0
+"""Standard deviation of those pushes, in prototypes."""
+BOLD = 1.2
+"""How far a face's components go beyond it, away from the mean face."""
+DEAD = 0.3
+"""Differences of probabilities up to this push nothing."""
+SHAPE_WEIGHT = 0.3
+"""Of the landmarks' ten coordinates, in standard deviations: yaw, pitch, the eyes' width."""
+TONE_WEIGHTS = (1.5, 6.0)
+"""Of the luma of nine parts of the face, and of its chroma."""
+CANDIDATES = 160
+"""Latents that fit best, among whom one is drawn."""
+WINDOW = (0.0, 0.22)
+"""Which candidates may be drawn, by rank of their likeness to the face: 0 is the least alike.
+Whoever keeps sex, age and pose raises the likeness of two people; the window brings it back."""
+
+
+@dataclass
+class Description:
+    """What is known of N faces, originals or those of a pool."""
+
+    attributes: Tensor
+    """(N, 12) probabilities: ATTRIBUTES, ALSO."""
+    shape: Tensor
+    """(N, 10) landmarks less the mean face, in standard deviations."""
+    tone: Tensor
+    """(N, 11), see `tone_of`."""
+    embedding: Tensor
+    """(N, 128) of length 1: a recognizer's, less the mean."""
+
+
+@dataclass
+class Pool:
+    """The latents of computer-made faces, as the weights hold them."""
+
+    codes: Tensor
+    """(P, 512) float32."""
+    described: Description
+
+    def latents(self, faces: Description, mask: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+        """(N, 512): codes of rows of the pool with the attributes wanted and features of their own.
+
+        Args:
+            mask: (N, 10). noise: (N, 512) from N(0, I), of which the part after COMPONENTS enters.
+        """
+        goal = wanted(faces.attributes, mask)
+        pushes = STRENGTH * noise[:, COMPONENTS : COMPONENTS + len(NAMES)] * _character(goal)
+        pushes[:, _COLUMNS] += pushes_of(goal, self.described.attributes[rows]).to(pushes.dtype)
+        features = noise[:, COMPONENTS + len(NAMES) :]
+        return torch.cat([BOLD * self.codes[rows, :COMPONENTS], pushes, features], 1)
+
+    def draw(self, faces: Description, mask: Tensor, seeds: NDArray[np.uint64]) -> Tensor:
+        """(N,) int64: whose latent each face gets.
+
+        Args:
+            mask: (N, 10), 1 where the attribute may change. seeds: (N,).
+        """
+        count = min(CANDIDATES, len(self.codes))
+        fitting = torch.cdist(
+            placed(faces, wanted(faces.attributes, mask)),
+            placed(self.described, self.described.attributes),
+            compute_mode="donot_use_mm_for_euclid_dist",  # whose rounding depends on N
+        )
+        rows = fitting.topk(count, largest=False).indices
+        alike = (self.described.embedding[rows] * faces.embedding[:, None]).sum(2)
+        order = alike.argsort(1)
+        share = torch.from_numpy((seeds >> np.uint64(11)).astype(np.float64) / 2.0**53)
+        low, high = WINDOW
+        rank = ((low + (high - low) * share.to(rows.device)) * count).long()
+        return rows.gather(1, order.gather(1, rank[:, None]))[:, 0]
+
+
+def wanted(attributes: Tensor, mask: Tensor) -> Tensor:
+    """(N, 12) -> the same, turned round where the mask (N, 10) allows a change."""
+    free = functional.pad(mask, (0, len(ALSO)))
+    return attributes * (1 - free) + (1 - attributes) * free
+
+
+def pushes_of(goal: Tensor, have: Tensor) -> Tensor:
+    """(N, 12) weights of the prototypes between two sets of probabilities (N, 12)."""
+    missing = goal - have
+    missing = missing.sign() * (missing.abs() - DEAD).clamp(min=0) / (1 - DEAD)
+    pushes = missing * torch.tensor(GAINS, dtype=goal.dtype, device=goal.device)
+    # No mustache on women, which the paper's loss avoids, too; hair has one color.
+    pushes[:, _MUSTACHE] *= goal[:, _MALE]
+    pushes[:, _BROWN] *= 1 - goal[:, _BLOND]
+    return pushes
+
+
+def _character(goal: Tensor) -> Tensor:
+    """(N, 40): 1 where the seed may push, given whether the face is to be a man's (N, 12)."""
+    male = goal[:, _MALE : _MALE + 1]
+    free, manly, womanly = (
+        torch.tensor([float(name in some) for name in NAMES], device=goal.device)
+        for some in (CHARACTER, MANLY, ("Wearing_Lipstick",))
+    )
+    return free * (1 - manly * (1 - male)) * (1 - womanly * male)
+
+
+NAMES = CELEBA_ATTRIBUTES
+_COLUMNS = [NAMES.index(name) for name in (*ATTRIBUTES, *ALSO)]
+_BLOND, _BROWN, _MALE, _MUSTACHE = (
+    ATTRIBUTES.index(name) for name in ("Blond_Hair", "Brown_Hair", "Male", "Mustache")
+)
+
+
+def placed(faces: Description, attributes: Tensor) -> Tensor:
+    """(N, F) float64: points between which a small distance means a fitting face."""
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64, device=attributes.device)
+    return torch.cat(
+        [attributes.double() * weights, faces.shape.double() * SHAPE_WEIGHT, faces.tone.double()], 1
+    )
+
+
+def tone_of(chips: Tensor) -> Tensor:
+    """(N, 3, S, S) -> (N, 11) weighted: luma of 3 x 3 parts of the face, chroma of the whole."""
+    side = dae.SIDE
+    small = functional.avg_pool2d(chips, chips.shape[2] // side)[:, :, 12:45, 15:48]
+    red, green, blue = small.unbind(1)
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    parts = functional.avg_pool2d(luma[:, None], 11).flatten(1)
+    chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1).mean((2, 3))
+    return torch.cat([TONE_WEIGHTS[0] * parts, TONE_WEIGHTS[1] * chroma], 1)
+
+
+def describe(reader: Discriminator, chips: Tensor) -> Description:
+    """What the reader says of (N, 3, S, S) chips in [0, 1]."""
+    ten, more = reader.read(chips)
+    also, shape, embedding = torch.split(more, [len(ALSO), 10, 128], 1)
+    attributes = torch.cat([ten, also], 1).sigmoid()
+    return Description(attributes, shape, tone_of(chips), functional.normalize(embedding))
+
+
+def normal_latents(seeds: NDArray[np.uint64]) -> Tensor:
+    """(N, 512) from N(0, I), each row from its own seed alone."""
+    rows = [np.random.default_rng(int(seed)).standard_normal(LATENT) for seed in seeds]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+assert len(WEIGHTS) == len(ATTRIBUTES) + len(ALSO)

@@ -1,0 +1,234 @@
+"""What the parts of `deid train sdn` share: settings, faces with their labels, one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deidcli.errors import DeidError
+from deidcli.faces.align import MEAN_FACE_5
+from deidcli.methods.sdn_nets import (
+    PADDING,
+    SIZES,
+)
+from deidcli.training import (
+    cosine,
+    epoch_order,
+    load_checkpoint,
+    log,
+    save_checkpoint,
+    seed_step,
+)
+from deidcli.training_chips import load_all, load_landmarks
+
+KNOWN_PICTURES = 8
+"""Pictures of a person, at least, for the person to be a class of the classifier."""
+MIRRORED = (2, 3, 0, 1, 4)
+"""Which landmark each becomes in a mirror; see MEAN_FACE_5."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run of `sdn`."""
+
+    size: Literal["compact", "paper"] = "compact"
+    """compact: 64 px. paper: 128 px, near the paper's 13.09 G multiply-accumulates."""
+    pool: str = ""
+    """A folder or parquet of the pictures whose faces take the place of others; empty: the
+    training pictures themselves, which then are in the weights."""
+    pool_size: int = 3000
+    """Faces kept of the pool; each serves mirrored, too."""
+    strength: float = 2.0
+    """Root mean square of the hidden pattern, gray levels of 255."""
+    extractor_steps: int = 2600
+    """Steps of the feature extractor/classifier alone."""
+    steps: int = 1500
+    """Steps of the painters, by algorithm 1."""
+    adversarial_from: float = 0.35
+    """Share of the steps after which the discriminators take part."""
+    adversarial: float = 0.25
+    """Weight of what the discriminators say of the surrogates."""
+    alike: float = 0.5
+    """Weight of what the discriminator of right and wrong restorations says."""
+    attributes: float = 0.01
+    """Weight of eq. 7 within eq. 8."""
+    wrong: float = 0.005
+    """Weight of eq. 13 within eq. 14."""
+    information: float = 0.01
+    """lambda_1 and lambda_2 of eq. 16 and 19, the terms of mutual information; 0: without."""
+    classifier_every: int = 10
+    """The classifier learns every so many steps (algorithm 1)."""
+    batch_size: int = 16
+    """Faces a step of the painters."""
+    extractor_batch: int = 24
+    """Faces a step of the extractor alone."""
+    rate: float = 1e-3
+    """AdamW's highest learning rate."""
+    part: Literal["all", "extractor", "bottleneck"] = "all"
+    """Train up to and with this part."""
+    limit: int = 0
+    """Use only so many faces, evenly spread; 0: all."""
+    seed: int = 0
+    checkpoint_steps: int = 100
+    """A kill costs so many steps at most."""
+    threads: int = 1
+    """torch's threads on the CPU."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"no size is called {self.size}")
+
+
+class StoppedError(Exception):
+    """The run is to leave here, as a kill would."""
+
+
+@dataclass
+class Run:
+    """What every part of the recipe shares."""
+
+    settings: Settings
+    out: Path
+    left: int | None
+    """Steps until the run leaves; None: never."""
+
+    def fixed(self, *names: str) -> dict[str, Any]:
+        """The settings that a part's checkpoint must share."""
+        every = asdict(self.settings)
+        return {name: every[name] for name in ("size", "limit", "seed", "rate", *names)}
+
+
+@dataclass
+class Faces:
+    """Faces with what is known of them, on the CPU."""
+
+    chips: Tensor
+    """(N, S, S, 3) uint8 RGB."""
+    labels: Tensor
+    """(N, 40) float32: 1 present, 0 absent, -1 not labeled."""
+    landmarks: Tensor
+    """(N, 10) float32: less the mean face, in sides of it."""
+    persons: Tensor
+    """(N,) int64: number of the person, -1 for one with few pictures."""
+
+    def __len__(self) -> int:
+        return len(self.chips)
+
+    @property
+    def people(self) -> int:
+        """Persons that are classes."""
+        return max(1, int(self.persons.max()) + 1)
+
+
+def faces_of(paths: Sequence[Path], side: int, cache: Path, limit: int) -> Faces:
+    """The faces of some data sets that the detector found."""
+    found = load_all(paths, side, PADDING, cache, extend=True)
+    rows = np.flatnonzero(found.found)
+    if 0 < limit < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+    if not len(rows):
+        raise DeidError("no face was found in the data", "is it a set of faces?")
+    labels = found.labels[rows].astype(np.float32)
+    points = load_landmarks(paths, cache)[rows] - MEAN_FACE_5.astype(np.float32)
+    return Faces(
+        torch.from_numpy(np.ascontiguousarray(found.chips[rows])),
+        torch.from_numpy(np.where(labels == 0, -1, (labels + 1) / 2).astype(np.float32)),
+        torch.from_numpy(points.reshape(len(rows), 10)),
+        torch.from_numpy(_numbered(found.persons[rows])),
+    )
+
+
+def _numbered(persons: NDArray[np.object_]) -> NDArray[np.int64]:
+    _, numbers, counts = np.unique(persons.astype(str), return_inverse=True, return_counts=True)
+    known = np.flatnonzero(counts >= KNOWN_PICTURES)
+    places = np.full(len(counts), -1, np.int64)
+    places[known] = np.arange(len(known))
+    return np.asarray(places[numbers])
+
+
+def mirrored_landmarks(points: Tensor) -> Tensor:
+    """(N, 10) of faces -> those of their mirror images."""
+    turned = points.view(-1, 5, 2)[:, list(MIRRORED)]
+    return (turned * torch.tensor([-1.0, 1.0])).flatten(1)
+
+
+StepLosses = Callable[[int, Tensor, torch.Generator], dict[str, float]]
+"""(step, rows of the batch, generator) -> what to log; steps the optimizers itself."""
+
+
+def fit(
+    name: str,
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    count: int,
+    steps: int,
+    batch: int,
+    step_of: StepLosses,
+    run: Run,
+    fixed: dict[str, Any],
+    after: Callable[[int], None] | None = None,
+) -> None:
+    """Train `models` in place, from their checkpoint `out/name.pt` where there is one.
+
+    Args:
+        count: samples to draw from. batch: of them a step.
+        fixed: settings that the checkpoint must share.
+        after: called after each checkpoint with the step.
+    """
+    settings, path = run.settings, run.out / f"{name}.pt"
+    parts: dict[str, Any] = {**models, **{f"{key} rate": o for key, o in optimizers.items()}}
+    step, fixed = 0, {**fixed, "steps of it": steps}
+    if saved := load_checkpoint(path, fixed):
+        for key, part in parts.items():
+            part.load_state_dict(saved[key])
+        step = saved["step"]
+        log(f"{name}: " + ("done already" if step == steps else f"going on from step {step}"))
+    size = min(batch, count)
+    per_epoch = count // size
+    said: list[dict[str, float]] = []
+    while step < steps:
+        if run.left == 0:
+            raise StoppedError
+        run.left = None if run.left is None else run.left - 1
+        epoch, within = divmod(step, per_epoch)
+        rows = epoch_order(count, settings.seed, epoch)[within * size :][:size]
+        generator = seed_step(settings.seed, step)
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                highest = group.setdefault("highest", group["lr"])
+                group["lr"] = highest * cosine(step, steps, min(50, steps // 10), floor=0.02)
+        said.append(step_of(step, rows.sort().values, generator))
+        step += 1
+        if step % settings.checkpoint_steps == 0 or step == steps:
+            states = {key: part.state_dict() for key, part in parts.items()}
+            save_checkpoint(path, {"settings": fixed, "step": step, **states})
+            words = ", ".join(
+                f"{k} {np.mean([s[k] for s in said if k in s]):.4f}" for k in said[-1]
+            )
+            log(f"{name}: step {step}, {words}")
+            said = []
+            if after is not None:
+                after(step)
+
+
+def adamw(rate: float, *models: nn.Module, beta: float = 0.9) -> torch.optim.Optimizer:
+    """AdamW over the parameters of some networks."""
+    values = [value for model in models for value in model.parameters()]
+    return torch.optim.AdamW(values, rate, betas=(beta, 0.99), weight_decay=1e-3)
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step down."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for group in optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], 5.0)
+    optimizer.step()

@@ -1,0 +1,124 @@
+"""Latent space manipulation (sec. 6.2): an attribute's direction in the bottleneck.
+
+    f_c = PCA(En(x)),  v = SVM(f_c, label),  v' = PCA_inv(v),  i' = De(f + v')
+
+The bottleneck is already made of principal components, so PCA keeps its leading ones and PCA_inv
+fills up with zeros. The paper leaves the unit of a degree open; here a degree moves a face by
+one standard deviation of all faces along the normal of the attribute's separating plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deidcli.data.attributes import CELEBA_ATTRIBUTES, parse_attributes
+
+COMPRESSED = 128
+"""Components that the SVM sees."""
+SAMPLES = 8000
+"""Faces that it learns from, at most."""
+FEWEST = 50
+"""Faces with an attribute, and without it, that a direction needs at least."""
+MOST_DEGREES = 2.0
+"""Table 4."""
+
+
+@dataclass
+class Directions:
+    """CelebA's attributes in the bottleneck; zeros for one with too few faces."""
+
+    steps: Tensor
+    """(40, LATENT) v': one degree."""
+    normals: Tensor
+    """(40, LATENT): a code's product with one, plus its offset, says by how many degrees the code
+    lies beyond the attribute's boundary."""
+    offsets: Tensor
+    """(40,)."""
+
+
+def directions(codes: Tensor, labels: Tensor) -> Directions:
+    """A linear SVM an attribute.
+
+    Args:
+        codes: (N, LATENT) components. labels: (N, 40): 1, 0, or negative where not labeled.
+    """
+    from sklearn.svm import LinearSVC
+
+    count = len(CELEBA_ATTRIBUTES)
+    found = Directions(
+        torch.zeros(count, codes.shape[1]), torch.zeros(count, codes.shape[1]), torch.zeros(count)
+    )
+    compressed = codes[:, :COMPRESSED].double().numpy()
+    scale = compressed.std(0)
+    whitened = compressed / scale
+    for column in range(count):
+        rows = np.flatnonzero(labels[:, column].numpy() >= 0)
+        if len(rows) > SAMPLES:
+            rows = rows[np.linspace(0, len(rows) - 1, SAMPLES).astype(int)]
+        label = labels[rows, column].numpy() > 0.5
+        if min(label.sum(), (~label).sum()) < FEWEST:
+            continue
+        svm = LinearSVC(C=0.01, class_weight="balanced", dual=False, random_state=0)
+        svm.fit(whitened[rows], label)
+        normal = svm.coef_[0]
+        degree = float((whitened @ normal).std())
+        # Straight across the boundary where all components have the same spread: a face moved
+        # so stays a face.
+        step = normal * degree / float(normal @ normal) * scale
+        found.steps[column, : len(step)] = torch.from_numpy(step).float()
+        found.normals[column, : len(step)] = torch.from_numpy(normal / scale / degree).float()
+        found.offsets[column] = float(svm.intercept_[0]) / degree
+    return found
+
+
+def parse_degrees(text: str) -> dict[str, float]:
+    """`Smiling:+2,Male:-1` -> attribute -> degree.
+
+    Raises:
+        ValueError: no such attribute, or a degree beyond MOST_DEGREES.
+    """
+    degrees: dict[str, float] = {}
+    for name, value in _pairs(text):
+        try:
+            degree = float(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no degree") from None
+        if not abs(degree) <= MOST_DEGREES:
+            raise ValueError(f"degrees go from -{MOST_DEGREES:g} to {MOST_DEGREES:g}")
+        degrees[name] = degree
+    return degrees
+
+
+def parse_wanted(text: str) -> dict[str, bool]:
+    """`Male:1,Smiling:0` -> attribute -> whether it is asked for.
+
+    Raises:
+        ValueError: no such attribute, or neither 0 nor 1.
+    """
+    pairs = _pairs(text)
+    if wrong := [value for _, value in pairs if value not in ("0", "1")]:
+        raise ValueError(f"an attribute is asked for by 1 or 0, not by {wrong[0]!r}")
+    return {name: value == "1" for name, value in pairs}
+
+
+def canonical(wanted: Mapping[str, bool], shift: Mapping[str, float]) -> str:
+    """What was asked for as one text, whatever the order it was given in."""
+    parts = [f"{name}:{int(value)}" for name, value in sorted(wanted.items())]
+    parts += [f"{name}:{value:+g}" for name, value in sorted(shift.items()) if value]
+    return ",".join(parts)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition(":")
+        found = parse_attributes(name.strip())
+        if len(found) != 1:
+            raise ValueError(f"{part!r} is not of the form NAME:VALUE")
+        pairs.append((found[0], value.strip()))
+    return pairs

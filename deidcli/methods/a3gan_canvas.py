@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
-from deidcli.methods import dae
-from deidcli.methods.dae_nets import LUMA
+from deidcli.methods.dae import CELL
+from deidcli.methods.dae_nets import LUMA, SIDE
 
 ATTRIBUTES = (
     *("Bangs", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Male"),
@@ -128,14 +128,14 @@ def laid(chips: Tensor, faces: Tensor, matte: Tensor, spread: Tensor) -> Tensor:
         chips, faces: (N, 3, S, S) in [0, 1]. matte: (N, 1, S, S), where a head is.
         spread: dae.rim_to_face.
     """
-    step = chips.shape[2] // dae.SIDE
+    step = chips.shape[2] // SIDE
     there, here, head = (functional.avg_pool2d(x, step) for x in (chips, faces, matte))
     gain = (_color_of(there) / _color_of(here)).clamp(0.4, 1.7) ** LIGHT
     rim = _rim(chips.device)
-    cells = [functional.avg_pool2d(x, dae.CELL)[:, :, rim] for x in (there, here * gain, head)]
+    cells = [functional.avg_pool2d(x, CELL)[:, :, rim] for x in (there, here * gain, head)]
     change = ((cells[0] - cells[1]) * cells[2]) @ spread
     ground = cells[0] @ (spread / spread.sum(0))
-    both = torch.cat([change, ground], 1).view(len(chips), 6, dae.SIDE, dae.SIDE)
+    both = torch.cat([change, ground], 1).view(len(chips), 6, SIDE, SIDE)
     wide = functional.interpolate(both, chips.shape[2:], mode="bilinear", align_corners=False)
     return torch.lerp(wide[:, 3:], faces * gain + wide[:, :3], matte).clamp(0, 1)
 
@@ -151,6 +151,6 @@ def _color_of(small: Tensor) -> Tensor:
 
 def _rim(device: torch.device) -> Tensor:
     """(16, 16) bool: the outermost cells of a chip."""
-    rim = torch.ones(dae.SIDE // dae.CELL, dae.SIDE // dae.CELL, dtype=torch.bool, device=device)
+    rim = torch.ones(SIDE // CELL, SIDE // CELL, dtype=torch.bool, device=device)
     rim[1:-1, 1:-1] = False
     return rim

@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
-from deidcli.methods import dae
 from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES, COMPONENTS, LATENT
 from deidcli.methods.a3gan_nets import Discriminator
-from deidcli.methods.dae_nets import LUMA
+from deidcli.methods.dae_nets import LUMA, SIDE
 
 WEIGHTS = (1.5, 1.5, 1.2, 1.2, 6.0, 6.0, 1.5, 1.0, 1.0, 1.8, 4.5, 1.5)
 """Of the difference of two probabilities, for ATTRIBUTES and ALSO."""
@@ -156,8 +155,7 @@ def placed(faces: Description, attributes: Tensor) -> Tensor:
 
 def tone_of(chips: Tensor) -> Tensor:
     """(N, 3, S, S) -> (N, 11) weighted: luma of 3 x 3 parts of the face, chroma of the whole."""
-    side = dae.SIDE
-    small = functional.avg_pool2d(chips, chips.shape[2] // side)[:, :, 12:45, 15:48]
+    small = functional.avg_pool2d(chips, chips.shape[2] // SIDE)[:, :, 12:45, 15:48]
     red, green, blue = small.unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     parts = functional.avg_pool2d(luma[:, None], 11).flatten(1)

@@ -84,7 +84,8 @@ def gradient_penalty(
     """
     between = torch.lerp(fake.detach(), real, share[:, None, None, None]).requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    lengths: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return ((lengths - 1) ** 2).mean()
 
 
 def adversarial_loss(fake: Tensor) -> Tensor:

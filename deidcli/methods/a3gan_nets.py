@@ -111,7 +111,8 @@ class TransferUnit(nn.Module):
         both = torch.cat([encoded, state], 1)
         reset, update = torch.sigmoid(self.reset(both)), torch.sigmoid(self.update(both))
         made = torch.tanh(self.hidden(torch.cat([encoded, reset * state], 1)))
-        return (1 - update) * state + update * made
+        out: Tensor = (1 - update) * state + update * made
+        return out
 
 
 class _Plain(nn.Module):
@@ -219,17 +220,19 @@ class Generator(nn.Module):
         x = self._injected(passed[4], latent, mask)
         canvas = None
         if self.canvas is not None:
-            canvas = laid(chips, *self.canvas(latent), self.spread)
+            face, matte = self.canvas(latent)
+            canvas = laid(chips, face, matte, self.spread)
         for index, layer in enumerate(self.decoder):
             if index == 3 and canvas is not None:
                 small = functional.pixel_unshuffle(functional.avg_pool2d(canvas, 2), 2)
                 x = torch.cat([x, small], 1)
             x = torch.cat([layer(x), passed[3 - index]], 1)
+        out: Tensor
         if canvas is None:
-            out: Tensor = self.last(x)
+            out = self.last(x)
             return out
-        change = self.last(torch.cat([x, functional.pixel_unshuffle(canvas, 2)], 1))
-        return (canvas + change).clamp(min=0)
+        out = canvas + self.last(torch.cat([x, functional.pixel_unshuffle(canvas, 2)], 1))
+        return out.clamp(min=0)
 
     def _suppressed(self, features: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
         """The five encoder features -> the same with identity suppressed, the deepest as it is."""

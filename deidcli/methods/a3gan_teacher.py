@@ -153,8 +153,8 @@ def matte_of(chip: NDArray[np.uint8]) -> NDArray[np.float32]:
             flags = 8 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8)
             cv2.floodFill(picture, filled, (x, y), (0, 0, 0), (18,) * 3, (18,) * 3, flags)
     head = 1 - filled[1:-1, 1:-1].astype(np.float32)
-    head = cv2.morphologyEx(head, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    return np.asarray(cv2.GaussianBlur(head, (0, 0), 1.0), np.float32)
+    whole = cv2.morphologyEx(head, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    return np.asarray(cv2.GaussianBlur(whole, (0, 0), 1.0), np.float32)
 
 
 def with_mattes(
@@ -177,7 +177,8 @@ def prototypes_of(values: Tensor, attributes: Tensor) -> Tensor:
     """
     centered = attributes - attributes.mean(0)
     gram = centered.T @ centered + 20 * torch.eye(attributes.shape[1])
-    return torch.linalg.solve(gram, centered.T @ (values - values.mean(0)))
+    found: Tensor = torch.linalg.solve(gram, centered.T @ (values - values.mean(0)))
+    return found
 
 
 def _described(values: Tensor) -> Description:
@@ -214,7 +215,8 @@ def new_generator(material: Material, run: Run) -> Generator:
     spread = material.components.norm(dim=1)
     with torch.no_grad():
         first.weight[:, :LATENT] *= (spread / spread.mean()).sqrt()
-    return generator.to(run.settings.device, memory_format=torch.channels_last)
+    generator.to(memory_format=torch.channels_last)
+    return generator.to(run.settings.device)
 
 
 def drawn_masks(count: int, generator: torch.Generator) -> Tensor:
@@ -230,7 +232,7 @@ def drawn_masks(count: int, generator: torch.Generator) -> Tensor:
 def seeds_of(count: int, generator: torch.Generator) -> NDArray[np.uint64]:
     """(count,) numbers, as `Context` has them."""
     numbers = torch.randint(1 << 62, (count,), generator=generator).numpy()
-    return numbers.astype(np.uint64) * np.uint64(4)
+    return np.asarray(numbers.astype(np.uint64) * np.uint64(4), np.uint64)
 
 
 @dataclass

@@ -106,6 +106,30 @@ def load_chips(path: Path, side: int, padding: float, cache: Path, extend: bool 
     return Chips(chips, found, np.load(faces / "labels.npy"), persons)
 
 
+LABELS_HINT = (
+    "labels are parquet columns, list_attr_celeba.txt or a metadata.csv with CelebA's names "
+    "and 1 or -1"
+)
+
+
+def require_labels(faces: Chips, names: Sequence[str] = ()) -> None:
+    """Make sure that there is something to learn, before the first step.
+
+    Args:
+        names: attributes that are all needed; none: any will do.
+
+    Raises:
+        DeidError: no face of the data has, or none lacks, one of these attributes.
+    """
+    labels = faces.labels[faces.found]
+    kinds = (labels == 1).any(0) & (labels == -1).any(0)
+    for name in names:
+        if not kinds[CELEBA_ATTRIBUTES.index(name)]:
+            raise DeidError(f"the data has no two kinds of {name}", LABELS_HINT)
+    if not kinds.any():
+        raise DeidError("the data has no labels with two kinds of faces", LABELS_HINT)
+
+
 def load_landmarks(paths: Sequence[Path], cache: Path) -> NDArray[np.float32]:
     """(N, 5, 2) the landmarks of the rows of `load_all`, in the unit square of the mean face.
 

@@ -23,7 +23,6 @@ from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES, parse_attributes
-from deidcli.errors import DeidError
 from deidcli.methods import dae_targets as targets_of
 from deidcli.methods.dae_loop import (
     BLOCK,
@@ -55,7 +54,7 @@ from deidcli.methods.dae_nets import (
 from deidcli.training import (
     log,
 )
-from deidcli.training_chips import Chips, load_landmarks
+from deidcli.training_chips import Chips, load_landmarks, require_labels
 from deidcli.weights import download_folder, write_own_weights
 
 
@@ -183,15 +182,8 @@ def attribute_labels(faces: Chips, settings: Settings) -> list[NDArray[np.int8]]
         DeidError: the data does not have both kinds of one of them.
     """
     names = parse_attributes(settings.attributes)
-    labels = [faces.labels[:, CELEBA_ATTRIBUTES.index(name)] for name in names]
-    for name, label in zip(names, labels, strict=True):
-        if not ((label == 1).any() and (label == -1).any()):
-            raise DeidError(
-                f"the data has no two kinds of {name}",
-                "labels are parquet columns, list_attr_celeba.txt or a metadata.csv with CelebA's "
-                "names and 1 or -1; --set target=clusters needs none",
-            )
-    return labels
+    require_labels(faces, names)
+    return [faces.labels[:, CELEBA_ATTRIBUTES.index(name)] for name in names]
 
 
 def target_codes(

@@ -26,7 +26,7 @@ from deidcli.training import (
     save_checkpoint,
     seed_step,
 )
-from deidcli.training_chips import load_all, load_landmarks
+from deidcli.training_chips import load_all, load_landmarks, require_labels
 
 KNOWN_PICTURES = 8
 """Pictures of a person, at least, for the person to be a class of the classifier."""
@@ -128,9 +128,17 @@ class Faces:
         return max(1, int(self.persons.max()) + 1)
 
 
-def faces_of(paths: Sequence[Path], side: int, cache: Path, limit: int) -> Faces:
-    """The faces of some data sets that the detector found."""
+def faces_of(
+    paths: Sequence[Path], side: int, cache: Path, limit: int, labeled: bool = False
+) -> Faces:
+    """The faces of some data sets that the detector found.
+
+    Args:
+        labeled: make sure that they have labels.
+    """
     found = load_all(paths, side, PADDING, cache, extend=True)
+    if labeled:
+        require_labels(found)
     rows = np.flatnonzero(found.found)
     if 0 < limit < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]

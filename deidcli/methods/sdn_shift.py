@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES, parse_attributes
+from deidcli.errors import UsageError
 
 COMPRESSED = 128
 """Components that the SVM sees."""
@@ -117,7 +118,10 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition(":")
-        found = parse_attributes(name.strip())
+        try:
+            found = parse_attributes(name.strip())
+        except UsageError:
+            raise ValueError(f"{part!r}: {name.strip()!r} is no attribute of CelebA") from None
         if len(found) != 1:
             raise ValueError(f"{part!r} is not of the form NAME:VALUE")
         pairs.append((found[0], value.strip()))

@@ -88,7 +88,7 @@ def train(
 
 def _train(data: Sequence[Path], run: Run, cache: Path) -> list[Path]:
     settings = run.settings
-    faces = faces_of(data, SIZES[settings.size].side, cache, settings.limit)
+    faces = faces_of(data, SIZES[settings.size].side, cache, settings.limit, labeled=True)
     log(f"{len(faces)} faces, {faces.people} people with enough pictures")
     extractor = train_extractor(faces, run)
     if settings.part == "extractor":

@@ -47,11 +47,11 @@ from tests.conftest import PEOPLE
 
 TINY = a3gan_training.Settings(
     size="tiny",
-    reader_epochs=2,
+    reader_epochs=1,
     reader_batch=8,
     batch_size=8,
-    teacher_steps=3,
-    steps=3,
+    teacher_steps=2,
+    steps=2,
     watched=2,
     checkpoint_steps=2,
     threads=1,
@@ -477,7 +477,7 @@ def test_training_resumes_to_the_same_weights_and_draws_a_sheet(trained: Path) -
     assert (trained / "out" / "samples.png").stat().st_size > 10_000
     for _ in range(40):
         made = a3gan_training.train(
-            [PEOPLE / "portraits"], trained / "again", TINY, trained / "cache", stop_after=5
+            [PEOPLE / "portraits"], trained / "again", TINY, trained / "cache", stop_after=4
         )
         if made is not None:
             break

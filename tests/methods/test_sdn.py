@@ -24,7 +24,7 @@ from deidcli.methods.sdn import SecureDualNetwork, Settings
 from deidcli.methods.sdn_bottleneck import Bottleneck, to_planes, to_rgb
 from deidcli.methods.sdn_identity import Identity
 from deidcli.methods.sdn_shift import canonical, directions, parse_degrees, parse_wanted
-from tests.conftest import PEOPLE, Outcome
+from tests.conftest import PEOPLE, Outcome, copy_people
 from tests.test_datasets import celeba
 
 # --- Keys
@@ -456,6 +456,14 @@ def test_kill_and_resume_give_the_same_weights(
     with pytest.raises(DeidError, match="other settings: rate"):
         changed = sdn_training.Settings(extractor_steps=3, rate=0.5, extractor_batch=4)
         sdn_training.train([root], tmp_path / "whole", changed, cache)
+
+
+def test_training_without_labels_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    copy_people(tmp_path / "in", 3)
+    with pytest.raises(DeidError, match="no labels"):
+        cache = tmp_path / "cache"
+        sdn_training.train([tmp_path / "in"], tmp_path / "out", sdn_training.Settings(), cache)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

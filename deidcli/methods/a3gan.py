@@ -13,7 +13,7 @@ docs/methods/a3gan.md):
   the discriminator's, at 128 px. It is what an hour of one CPU core can train.
 - **A latent is the whitened principal components of a computer-made face**, and in `compact` a
   fixed linear layer draws it, in the picture's tone, as a canvas that the decoder paints over
-  (a3gan_nets.Canvas). The affine transform gives eq. 8's bias for each of the 4 x 4 places.
+  (a3gan_canvas.Canvas). The affine transform gives eq. 8's bias for each of the 4 x 4 places.
 - **The latent is drawn among those that fit** (a3gan_latents), where the paper draws from N(0, I);
   `latent=normal` does that. The discriminator's attribute head, trained alone at first, reads the
   face, and kept attributes, pose, light and tone decide which latents fit. (`variant=no-mask`

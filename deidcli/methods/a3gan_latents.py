@@ -2,7 +2,7 @@
 
 The paper draws f_z from N(0, I) and leaves it to AINet and the losses that expression, light and
 kept attributes come out right. A latent here is the whitened principal components of a
-computer-made face and weights of attributes' prototypes (a3gan_nets.Canvas). The weights hold the
+computer-made face and weights of attributes' prototypes (a3gan_canvas.Canvas). The weights hold the
 latents of the faces that training saw, each with what the reader says of it. So one can be drawn
 among faces with the pose, the expression and the kept attributes of the original, and the
 opposite of it where the mask allows a change; what is still missing the prototypes add.

@@ -384,7 +384,7 @@ def train(
         list[Path] | None, typer.Option("--validation", help="Scored after each epoch; repeatable.")
     ] = None,
     attrs: Annotated[str | None, typer.Option(help="eae: the attributes, such as GSBE.")] = None,
-    size: Annotated[str | None, typer.Option(help="eae, a3gan: compact or paper.")] = None,
+    size: Annotated[str | None, typer.Option(help="eae, a3gan, sdn: compact or paper.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
@@ -393,9 +393,14 @@ def train(
 ) -> None:
     """Train weights. The same command again goes on after a kill.
 
+    DATA needs labels of CelebA's attributes (but for dae's targets clusters, neighbors, cells);
+    eae, a3gan and sdn need the recognizers of `make recognizers`. All settings of WHAT:
+    docs/methods.
+
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
     deid train dae celeba/train --set target=supervised --set attributes=Male,Smiling
+    deid train a3gan celeba/train --set pool=portraits
     DEID_WEIGHTS=runs/dae deid anonymize faces --method dae --set target=supervised
     """
     from importlib import import_module

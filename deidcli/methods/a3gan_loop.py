@@ -20,7 +20,7 @@ from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
 from deidcli.methods.a3gan_nets import SIZES, Inject, Skip, Variant
 from deidcli.methods.dae_nets import PADDING
 from deidcli.training import cosine, epoch_order, load_checkpoint, log, save_checkpoint, seed_step
-from deidcli.training_chips import Chips, load_all, load_landmarks
+from deidcli.training_chips import Chips, load_all, load_landmarks, require_labels
 
 BLOCK = 256
 """Faces that go through a network at once where no gradient is kept."""
@@ -139,10 +139,18 @@ class Faces:
         return len(self.chips)
 
 
-def faces_of(paths: Sequence[Path], run: Run, cache: Path, limit: int = 0) -> Faces:
-    """The faces that the detector found."""
+def faces_of(
+    paths: Sequence[Path], run: Run, cache: Path, limit: int = 0, labeled: bool = False
+) -> Faces:
+    """The faces that the detector found.
+
+    Args:
+        labeled: make sure that they have labels.
+    """
     side = SIZES[run.settings.size].side
     chips = load_all(paths, side, PADDING, cache, extend=True)
+    if labeled:
+        require_labels(chips)
     rows = np.flatnonzero(chips.found)
     if 0 < limit < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]

@@ -90,7 +90,7 @@ def train(
 
 def _train(data: Sequence[Path], validation: Sequence[Path], run: Run, cache: Path) -> list[Path]:
     settings = run.settings
-    faces = faces_of(data, run, cache, settings.limit)
+    faces = faces_of(data, run, cache, settings.limit, labeled=True)
     more = [Path(text) for text in settings.more.split(",") if text]
     every = faces_of([*data, *more], run, cache, settings.limit * (1 + len(more)))
     held_out = faces_of(validation, run, cache) if validation else None

@@ -44,6 +44,7 @@ from deidcli.methods.a3gan_teacher import (
 )
 from deidcli.methods.dae_nets import PADDING
 from tests.conftest import PEOPLE
+from tests.test_datasets import celeba
 
 TINY = a3gan_training.Settings(
     size="tiny",
@@ -468,7 +469,8 @@ def test_the_recognizer_sees_what_it_would_cut() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of tiny networks, trained on portraits of people who do not exist."""
     folder = tmp_path_factory.mktemp("a3gan")
-    made = a3gan_training.train([PEOPLE / "portraits"], folder / "out", TINY, folder / "cache")
+    data = [celeba(folder / "celeba")]
+    made = a3gan_training.train(data, folder / "out", TINY, folder / "cache")
     assert made is not None and [path.name for path in made] == ["a3gan-tiny.safetensors"]
     return folder
 
@@ -477,7 +479,7 @@ def test_training_resumes_to_the_same_weights_and_draws_a_sheet(trained: Path) -
     assert (trained / "out" / "samples.png").stat().st_size > 10_000
     for _ in range(40):
         made = a3gan_training.train(
-            [PEOPLE / "portraits"], trained / "again", TINY, trained / "cache", stop_after=4
+            [trained / "celeba"], trained / "again", TINY, trained / "cache", stop_after=4
         )
         if made is not None:
             break
@@ -504,7 +506,16 @@ def test_other_settings_need_another_folder(trained: Path) -> None:
 
     changed = dataclasses.replace(TINY, lambda4=1.0)
     with pytest.raises(DeidError, match="lambda4"):
-        a3gan_training.train([PEOPLE / "portraits"], trained / "out", changed, trained / "cache")
+        a3gan_training.train([trained / "celeba"], trained / "out", changed, trained / "cache")
+
+
+def test_training_without_labels_is_refused_before_the_first_step(trained: Path) -> None:
+    from deidcli.errors import DeidError
+
+    data, out = [PEOPLE / "portraits"], trained / "nothing"
+    with pytest.raises(DeidError, match="no labels"):
+        a3gan_training.train(data, out, TINY, trained / "cache")
+    assert not out.exists()
 
 
 # --- The shipped weights

@@ -394,8 +394,7 @@ def train(
     """Train weights. The same command again goes on after a kill.
 
     DATA needs labels of CelebA's attributes (but for dae's targets clusters, neighbors, cells);
-    eae, a3gan and sdn need the recognizers of `make recognizers`. All settings of WHAT:
-    docs/methods.
+    eae and a3gan need the recognizers of `make recognizers`. Settings: docs/methods.
 
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation

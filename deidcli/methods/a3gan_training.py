@@ -90,6 +90,8 @@ def train(
 
 def _train(data: Sequence[Path], validation: Sequence[Path], run: Run, cache: Path) -> list[Path]:
     settings = run.settings
+    if settings.part not in ("reader", "teacher"):
+        recognizers.load(settings.recognizer)  # the last part needs it: say so before the first
     faces = faces_of(data, run, cache, settings.limit, labeled=True)
     more = [Path(text) for text in settings.more.split(",") if text]
     every = faces_of([*data, *more], run, cache, settings.limit * (1 + len(more)))

@@ -54,6 +54,7 @@ TINY = a3gan_training.Settings(
     teacher_steps=2,
     steps=2,
     watched=2,
+    recognizer="dlib",  # always installed
     checkpoint_steps=2,
     threads=1,
 )

@@ -1,5 +1,6 @@
 """Figures of `dae`: the paper's tables, what undoing the shift gives, speed, the contact sheet.
 
+    python -m benchmarks.dae figures --test celeba/test --faces 1250 --set target=supervised
     python -m benchmarks.dae tables TRAIN... --test TEST --out runs/tables --rows 5,6
     python -m benchmarks.dae reverse TRAIN... --test TEST --pairs 4000
     python -m benchmarks.dae speed
@@ -267,6 +268,46 @@ def chain(
     return make
 
 
+# --- A target of the shipped weights
+
+
+def chips_alone(faces: Faces, make: Make) -> list[Image]:
+    """Gray pictures with nothing in them but the published chips, whole, as crops show them."""
+    chips = torch.from_numpy(faces.chips()).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        made = torch.cat([make(some) for some in torch.split(chips, 64)]).clamp(0, 1)
+    new = (made * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    frames = []
+    for frame, points, chip in zip(faces.frames, faces.landmarks, new, strict=True):
+        gray = np.full_like(frame, 128)
+        whole = np.ones((SIDE, SIDE), np.float32)
+        paste(gray, chip, chip_affine(points, SIDE, PADDING), whole)
+        frames.append(gray)
+    return frames
+
+
+def figures(args: argparse.Namespace) -> None:
+    """Identity by every installed recognizer, for chips and frames, and what is kept, in frames."""
+    from deidcli.evaluate import attributes
+
+    given = dict(pair.split("=", 1) for pair in args.set or [])
+    faces = load_faces(args.test, args.faces)
+    names = tuple(recognizers.installed_recognizers())
+    frames = published(faces, method_of(given)[1])
+    for what, shown in (("chips", chips_alone(faces, method_of(given)[1])), ("frames", frames)):
+        print(json.dumps({"what": what, **measure(faces, shown, names)}), flush=True)
+    classifier = attributes.load("cpu")
+
+    def said(pictures: list[Image]) -> NDArray[np.bool_]:
+        pairs = zip(pictures, faces.landmarks, strict=True)
+        cut = np.stack([attributes.cut(classifier, frame, points) for frame, points in pairs])
+        return np.asarray(attributes.predict(classifier, cut) >= 0.5)
+
+    same = said(faces.frames) == said(frames)
+    kept = {name: percent(same[:, row]) for row, name in enumerate(attributes.NAMES)}
+    print(json.dumps({"what": "kept", "n": len(frames), **kept}))
+
+
 # --- Undoing the shift
 
 
@@ -417,7 +458,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    for function in (tables, reverse, speed, sheet):
+    for function in (figures, tables, reverse, speed, sheet):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(run=function)
         command.add_argument("data", type=Path, nargs=1 if function is sheet else "*")

@@ -6,10 +6,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,3 +90,85 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
             "train with the same settings, or into another folder",
         )
     return state
+
+
+class StoppedError(Exception):
+    """The run is to leave here, as a kill would."""
+
+
+class Recipe(Protocol):
+    """The settings of a recipe that `take_steps` needs."""
+
+    @property
+    def seed(self) -> int:
+        """Of the order of samples and of all that a step draws."""
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """A kill costs so many steps at most."""
+
+
+class Progress(Protocol):
+    """A run of a recipe."""
+
+    out: Path
+    left: int | None
+    """Steps until the run leaves; None: never."""
+
+    @property
+    def settings(self) -> Recipe:
+        """What was asked for."""
+
+
+StepOf = Callable[[int, Tensor, torch.Generator], dict[str, float]]
+"""(step, rows of a batch, generator) -> the losses' values; moves the weights."""
+
+
+def take_steps(
+    name: str,
+    parts: Mapping[str, nn.Module | torch.optim.Optimizer],
+    count: int,
+    batch_size: int,
+    steps: int,
+    step_of: StepOf,
+    run: Progress,
+    fixed: dict[str, Any],
+    after: Callable[[int], str] = lambda step: "",
+) -> None:
+    """Train in steps, from the checkpoint `out/name.pt` where there is one.
+
+    Args:
+        parts: all that the checkpoint holds. count: samples to draw from; batch_size of them a
+            step. fixed: settings that the checkpoint must share.
+        after: called at each checkpoint with the step; words for the log line.
+
+    Raises:
+        StoppedError: `run.left` steps were taken.
+        DeidError: the checkpoint was made with other settings.
+    """
+    path = run.out / f"{name}.pt"
+    batch_size = min(batch_size, count)
+    per_epoch = count // batch_size
+    step = 0
+    if saved := load_checkpoint(path, fixed):
+        for key, part in parts.items():
+            part.load_state_dict(saved[key])
+        step = saved["step"]
+        log(f"{name}: " + ("done already" if step == steps else f"going on from step {step}"))
+    sums: dict[str, list[float]] = {}
+    while step < steps:
+        if run.left == 0:
+            raise StoppedError
+        run.left = None if run.left is None else run.left - 1
+        epoch, within = divmod(step, per_epoch)
+        order = epoch_order(count, run.settings.seed, epoch)
+        rows = order[within * batch_size :][:batch_size].sort().values
+        for key, value in step_of(step, rows, seed_step(run.settings.seed, step)).items():
+            sums.setdefault(key, []).append(value)
+        step += 1
+        if step % run.settings.checkpoint_steps == 0 or step == steps:
+            states = {key: part.state_dict() for key, part in parts.items()}
+            save_checkpoint(path, {"settings": fixed, "step": step, **states})
+            words = ", ".join(f"{key} {np.mean(values):.4f}" for key, values in sums.items())
+            log(f"{name}: step {step} of {steps}, {words}{after(step)}")
+            sums = {}

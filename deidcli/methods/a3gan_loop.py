@@ -19,7 +19,7 @@ from deidcli.faces import align, recognizers
 from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
 from deidcli.methods.a3gan_nets import SIZES, Inject, Skip, Variant
 from deidcli.methods.dae_nets import PADDING
-from deidcli.training import cosine, epoch_order, load_checkpoint, log, save_checkpoint, seed_step
+from deidcli.training import cosine, log
 from deidcli.training_chips import Chips, load_all, load_landmarks, require_labels
 
 BLOCK = 256
@@ -100,10 +100,6 @@ TEACHER = (*READER, "pool_labels", "skip", "masked", "inject", "teacher_steps", 
 LAMBDAS = ("lambda1", "lambda2", "lambda3", "lambda4", "lambda_teacher", "lambda_diversity")
 GAN = (*TEACHER, *LAMBDAS, "steps", "gan_rate", "penalty_every", "watched", "recognizer", "average")
 """The settings that bear on each part's weights."""
-
-
-class StoppedError(Exception):
-    """The run is to leave here, as a kill would."""
 
 
 @dataclass
@@ -198,55 +194,6 @@ def embeddings_of(chips: Tensor, path: Path) -> Tensor:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.concatenate(parts))
     return torch.from_numpy(np.concatenate(parts))
-
-
-Step = Callable[[int, Tensor, torch.Generator], dict[str, float]]
-"""(step, rows of a batch, generator) -> the losses' values; moves the weights."""
-
-
-def loop(
-    name: str,
-    parts: dict[str, nn.Module | torch.optim.Optimizer],
-    count: int,
-    batch_size: int,
-    steps: int,
-    step_of: Step,
-    run: Run,
-    fixed: dict[str, Any],
-    after: Callable[[int], str] = lambda step: "",
-) -> None:
-    """Take `steps` steps, from the checkpoint `out/name.pt` where there is one.
-
-    Args:
-        parts: all that the checkpoint holds. count: samples.
-        after: called at each checkpoint with the step; words for the log line.
-    """
-    settings, path = run.settings, run.out / f"{name}.pt"
-    batch_size = min(batch_size, count)
-    per_epoch = count // batch_size
-    step = 0
-    if saved := load_checkpoint(path, fixed):
-        for key, part in parts.items():
-            part.load_state_dict(saved[key])
-        step = saved["step"]
-        log(f"{name}: " + ("done already" if step == steps else f"going on from step {step}"))
-    sums: dict[str, list[float]] = {}
-    while step < steps:
-        if run.left == 0:
-            raise StoppedError
-        run.left = None if run.left is None else run.left - 1
-        epoch, within = divmod(step, per_epoch)
-        order = epoch_order(count, settings.seed, epoch)
-        rows = order[within * batch_size :][:batch_size].sort().values
-        for key, value in step_of(step, rows, seed_step(settings.seed, step)).items():
-            sums.setdefault(key, []).append(value)
-        step += 1
-        if step % settings.checkpoint_steps == 0 or step == steps:
-            states = {key: part.state_dict() for key, part in parts.items()}
-            save_checkpoint(path, {"settings": fixed, "step": step, **states})
-            words = ", ".join(f"{key} {np.mean(values):.4f}" for key, values in sums.items())
-            log(f"{name}: step {step} of {steps}, {words}{after(step)}")
-            sums = {}
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> float:

@@ -17,10 +17,10 @@ from deidcli.methods.a3gan_loop import (
     descend,
     embeddings_of,
     in_blocks,
-    loop,
     warm,
 )
 from deidcli.methods.a3gan_nets import SIZES, Discriminator
+from deidcli.training import take_steps
 
 
 def train_reader(
@@ -69,7 +69,7 @@ def train_reader(
         return "; right: " + ", ".join(f"{n} {v:.2f}" for n, v in zip(NAMES, right, strict=True))
 
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {"model": reader, "optimizer": optimizer}
-    loop("reader", parts, len(faces), batch, steps, step_of, run, run.fixed(READER), after)
+    take_steps("reader", parts, len(faces), batch, steps, step_of, run, run.fixed(READER), after)
     return reader.eval().requires_grad_(False), spread, center
 
 

@@ -35,11 +35,9 @@ from deidcli.methods.a3gan_loop import (
     Faces,
     Run,
     Settings,
-    StoppedError,
     batch_of,
     descend,
     faces_of,
-    loop,
     warm,
     write_sheet,
 )
@@ -54,7 +52,7 @@ from deidcli.methods.a3gan_teacher import (
     seeds_of,
 )
 from deidcli.methods.dae_nets import PADDING
-from deidcli.training import log, update_average
+from deidcli.training import StoppedError, log, take_steps, update_average
 from deidcli.weights import download_folder, write_own_weights
 
 SHEET = 12
@@ -139,7 +137,7 @@ def train_under_teacher(
         "optimizer": optimizer,
     }
     count = len(material.faces)
-    loop(name, parts, count, settings.batch_size, steps, step_of, run, fixed, after)
+    take_steps(name, parts, count, settings.batch_size, steps, step_of, run, fixed, after)
     return generator
 
 
@@ -208,7 +206,7 @@ def train_gan(
         "of_critic": of_critic,
     }
     count, fixed = len(material.faces), run.fixed(GAN)
-    loop("gan", parts, count, settings.batch_size, settings.steps, step_of, run, fixed, after)
+    take_steps("gan", parts, count, settings.batch_size, settings.steps, step_of, run, fixed, after)
     return average
 
 

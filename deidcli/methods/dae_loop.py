@@ -19,6 +19,7 @@ from deidcli.methods.dae_nets import (
     SIDE,
 )
 from deidcli.training import (
+    StoppedError,
     cosine,
     epoch_order,
     load_checkpoint,
@@ -95,10 +96,6 @@ class Settings:
         if self.target == "strangers" and (self.network != "fc" or not self.color):
             raise ValueError("target=strangers needs network=fc and color=true")
         parse_attributes(self.attributes)
-
-
-class StoppedError(Exception):
-    """The run is to leave here, as a kill would."""
 
 
 @dataclass

@@ -31,7 +31,6 @@ from deidcli.methods.dae_loop import (
     SAMPLES,
     Run,
     Settings,
-    StoppedError,
     batch_of,
     faces_of,
     fit,
@@ -51,9 +50,7 @@ from deidcli.methods.dae_nets import (
     pack,
     principal_components,
 )
-from deidcli.training import (
-    log,
-)
+from deidcli.training import StoppedError, log
 from deidcli.training_chips import Chips, load_landmarks, require_labels
 from deidcli.weights import download_folder, write_own_weights
 

@@ -19,12 +19,9 @@ from deidcli.methods.sdn_nets import (
     SIZES,
 )
 from deidcli.training import (
+    StepOf,
     cosine,
-    epoch_order,
-    load_checkpoint,
-    log,
-    save_checkpoint,
-    seed_step,
+    take_steps,
 )
 from deidcli.training_chips import load_all, load_landmarks, require_labels
 
@@ -85,10 +82,6 @@ class Settings:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"no size is called {self.size}")
-
-
-class StoppedError(Exception):
-    """The run is to leave here, as a kill would."""
 
 
 @dataclass
@@ -168,10 +161,6 @@ def mirrored_landmarks(points: Tensor) -> Tensor:
     return (turned * torch.tensor([-1.0, 1.0])).flatten(1)
 
 
-StepLosses = Callable[[int, Tensor, torch.Generator], dict[str, float]]
-"""(step, rows of the batch, generator) -> what to log; steps the optimizers itself."""
-
-
 def fit(
     name: str,
     models: Mapping[str, nn.Module],
@@ -179,52 +168,26 @@ def fit(
     count: int,
     steps: int,
     batch: int,
-    step_of: StepLosses,
+    step_of: StepOf,
     run: Run,
     fixed: dict[str, Any],
-    after: Callable[[int], None] | None = None,
+    after: Callable[[int], str] = lambda step: "",
 ) -> None:
-    """Train `models` in place, from their checkpoint `out/name.pt` where there is one.
+    """`take_steps`, with the learning rates of all optimizers falling along a cosine."""
 
-    Args:
-        count: samples to draw from. batch: of them a step.
-        fixed: settings that the checkpoint must share.
-        after: called after each checkpoint with the step.
-    """
-    settings, path = run.settings, run.out / f"{name}.pt"
-    parts: dict[str, Any] = {**models, **{f"{key} rate": o for key, o in optimizers.items()}}
-    step, fixed = 0, {**fixed, "steps of it": steps}
-    if saved := load_checkpoint(path, fixed):
-        for key, part in parts.items():
-            part.load_state_dict(saved[key])
-        step = saved["step"]
-        log(f"{name}: " + ("done already" if step == steps else f"going on from step {step}"))
-    size = min(batch, count)
-    per_epoch = count // size
-    said: list[dict[str, float]] = []
-    while step < steps:
-        if run.left == 0:
-            raise StoppedError
-        run.left = None if run.left is None else run.left - 1
-        epoch, within = divmod(step, per_epoch)
-        rows = epoch_order(count, settings.seed, epoch)[within * size :][:size]
-        generator = seed_step(settings.seed, step)
+    def step_at_rate(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
         for optimizer in optimizers.values():
             for group in optimizer.param_groups:
                 highest = group.setdefault("highest", group["lr"])
                 group["lr"] = highest * cosine(step, steps, min(50, steps // 10), floor=0.02)
-        said.append(step_of(step, rows.sort().values, generator))
-        step += 1
-        if step % settings.checkpoint_steps == 0 or step == steps:
-            states = {key: part.state_dict() for key, part in parts.items()}
-            save_checkpoint(path, {"settings": fixed, "step": step, **states})
-            words = ", ".join(
-                f"{k} {np.mean([s[k] for s in said if k in s]):.4f}" for k in said[-1]
-            )
-            log(f"{name}: step {step}, {words}")
-            said = []
-            if after is not None:
-                after(step)
+        return step_of(step, rows, generator)
+
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+        **models,
+        **{f"{key} rate": o for key, o in optimizers.items()},
+    }
+    fixed = {**fixed, "steps of it": steps}
+    take_steps(name, parts, count, batch, steps, step_at_rate, run, fixed, after)
 
 
 def adamw(rate: float, *models: nn.Module, beta: float = 0.9) -> torch.optim.Optimizer:

@@ -31,7 +31,6 @@ from deidcli.methods.sdn_loop import (
     Faces,
     Run,
     Settings,
-    StoppedError,
     adamw,
     descend,
     faces_of,
@@ -48,7 +47,7 @@ from deidcli.methods.sdn_nets import (
 )
 from deidcli.methods.sdn_painting import Painting
 from deidcli.methods.sdn_shift import Directions, directions
-from deidcli.training import load_checkpoint, log, save_checkpoint
+from deidcli.training import StoppedError, load_checkpoint, log, save_checkpoint
 from deidcli.weights import download_folder, write_own_weights
 
 __all__ = ["Settings", "train"]
@@ -271,13 +270,14 @@ def train_painters(
         painting.step,
         run,
         run.fixed(*names),
-        lambda step: None if step == settings.steps else _sofar(painting, pool, run, data),
+        lambda step: "" if step == settings.steps else _sofar(painting, pool, run, data),
     )
     return painting
 
 
-def _sofar(painting: Painting, pool: Faces, run: Run, data: Sequence[Path]) -> None:
+def _sofar(painting: Painting, pool: Faces, run: Run, data: Sequence[Path]) -> str:
     write(painting, pool, run, data)
+    return ""
 
 
 def write(painting: Painting, pool: Faces, run: Run, data: Sequence[Path]) -> Path:

@@ -19,6 +19,11 @@ Run it from the repository root (about a minute on two cores):
 
     python examples/make_people.py
 
+With --pool it makes other portraits instead, 256x256 and more varied, for `deid train` to take
+strangers from (half a second each on one core):
+
+    python examples/make_people.py --pool portraits --count 4000
+
 Each person is one seed, and nothing else is random, so the same packages on the same kind of
 processor give the same pictures. Another processor may round a pixel differently.
 """
@@ -47,6 +52,9 @@ STYLE_DIM = 512
 MEAN_SAMPLES = 4096
 TRUNCATION = 0.7  # 0 is the average face, 1 is the full variety, with more artefacts
 PORTRAIT_SIZE = 384
+POOL_TRUNCATION = 0.85
+POOL_SIZE = 256
+POOL_SEED = 1_000_000  # and those after it: none of the people above
 SCENE_SIZE = (960, 640)
 DRAWN_AT = 2  # scenes are drawn this many times larger, then shrunk, for smooth edges
 JPEG_QUALITY = 88
@@ -76,8 +84,8 @@ class Generator:
         noise = np.random.default_rng(seed).standard_normal((count, STYLE_DIM))
         return np.asarray(self._mapping(noise.astype(np.float32))[0], dtype=np.float32)
 
-    def portrait(self, seed: int) -> Image:
-        style = self._mean + TRUNCATION * (self._styles(seed, 1) - self._mean)
+    def portrait(self, seed: int, truncation: float = TRUNCATION) -> Image:
+        style = self._mean + truncation * (self._styles(seed, 1) - self._mean)
         planes = np.asarray(self._synthesis(style)[0][0], dtype=np.float32)
         pixels = np.rint(np.clip((planes + 1) * 127.5, 0, 255)).astype(np.uint8)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0)[:, :, ::-1])
@@ -296,18 +304,34 @@ SCENES: dict[str, Callable[[Portraits], Image]] = {
 }
 
 
-def write(path: Path, image: Image) -> None:
+def write(path: Path, image: Image, quality: int = JPEG_QUALITY) -> None:
     """Save a JPEG. OpenCV writes the pixels only: no EXIF."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)):
+    if not cv2.imwrite(str(path), image, (cv2.IMWRITE_JPEG_QUALITY, quality)):
         raise SystemExit(f"could not write {path}")
     print(path)
+
+
+def write_pool(folder: Path, count: int) -> None:
+    """Portraits for training, those that are there already left as they are."""
+    generator = Generator()
+    for seed in range(POOL_SEED, POOL_SEED + count):
+        path = folder / f"{seed}.jpg"
+        if not path.exists():
+            picture = generator.portrait(seed, POOL_TRUNCATION)
+            write(path, resized(picture, POOL_SIZE, POOL_SIZE), 95)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the example pictures.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "people")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--pool", type=Path, help="make a pool of portraits here, nothing else")
+    parser.add_argument("--count", type=int, default=4000, help="portraits of the pool")
+    args = parser.parse_args()
+    if args.pool is not None:
+        write_pool(args.pool, args.count)
+        return
+    out: Path = args.out
     portrait = cache(Generator().portrait)
     for number, seed in enumerate(PORTRAIT_SEEDS, 1):
         picture = resized(portrait(seed), PORTRAIT_SIZE, PORTRAIT_SIZE)

@@ -1,13 +1,10 @@
 """Figures of `a3gan`: what the paper's tables 1 and 5 ask, speed, the contact sheet.
 
     python -m benchmarks.a3gan figures TEST --faces 400 --changes 0,1,3,5,10
-    python -m benchmarks.a3gan labels PORTRAITS labels.npy
     python -m benchmarks.a3gan speed
     python -m benchmarks.a3gan sheet examples/people/portraits docs/a3gan.jpg
 
 What is measured is a face pasted into its picture, as `deid score` does. One JSON line a row.
-`labels` writes what the attribute classifier says of a pool: `deid train a3gan ... --set
-pool_labels=`.
 """
 
 from __future__ import annotations
@@ -216,17 +213,6 @@ def figures(args: argparse.Namespace) -> None:
         print(json.dumps(line), flush=True)
 
 
-def labels(args: argparse.Namespace) -> None:
-    """What the classifier says of each picture of a pool: (N, 40) .npy."""
-    from deidcli.training_chips import load_all
-    from deidcli.weights import download_folder
-
-    net = attributes.load()
-    size, padding = net.settings.side, net.settings.padding
-    chips = load_all(args.data[:1], size, padding, download_folder() / "chips")
-    np.save(args.data[1], attributes.predict(net, chips.chips))
-
-
 def speed(args: argparse.Namespace) -> None:
     """Milliseconds a face at batch 64, method alone, and the process's largest memory."""
     torch.set_num_threads(args.threads)
@@ -279,7 +265,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    for function in (figures, labels, speed, sheet):
+    for function in (figures, speed, sheet):
         command = commands.add_parser(function.__name__, help=function.__doc__)
         command.set_defaults(run=function)
         command.add_argument("data", type=Path, nargs="*")

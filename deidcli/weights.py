@@ -414,7 +414,7 @@ def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
 def write_own_weights(
     folder: Path, name: str, tensors: dict[str, Tensor], card: dict[str, Any]
 ) -> Path:
-    """Write tensors as fp16 to `folder`/NAME.safetensors and its card into weights.toml there.
+    """Write tensors (floats as fp16) to `folder`/NAME.safetensors, its card into weights.toml.
 
     DEID_WEIGHTS=folder makes a run use them.
     """
@@ -423,9 +423,11 @@ def write_own_weights(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     partial = path.with_name(path.name + ".partial")
-    save_file(
-        {key: value.detach().half().cpu().contiguous() for key, value in tensors.items()}, partial
-    )
+    small = {
+        key: value.detach().half() if value.is_floating_point() else value
+        for key, value in tensors.items()
+    }
+    save_file({key: value.cpu().contiguous() for key, value in small.items()}, partial)
     partial.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(partial, path)
     listed = folder / "weights.toml"

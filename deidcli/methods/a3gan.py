@@ -11,9 +11,10 @@ docs/methods/a3gan.md):
 
 - **The shipped size is `compact`**: an eighth to a fifth of the generator's widths, a quarter of
   the discriminator's, at 128 px. It is what an hour of one CPU core can train.
-- **A latent is the whitened principal components of a computer-made face**, and in `compact` a
-  fixed linear layer draws it, in the picture's tone, as a canvas that the decoder paints over
-  (a3gan_canvas.Canvas). The affine transform gives eq. 8's bias for each of the 4 x 4 places.
+- **A latent is the whitened principal components of a computer-made face**, and in `compact` it is
+  drawn, in the picture's tone, as a canvas that the decoder paints over: that face's portrait,
+  which the weights hold (a3gan_album), or, for a latent of no portrait, what a fixed linear layer
+  makes of it (a3gan_canvas). The affine transform gives eq. 8's bias for each of the 4 x 4 places.
 - **The latent is drawn among those that fit** (a3gan_latents), where the paper draws from N(0, I);
   `latent=normal` does that. The discriminator's attribute head, trained alone at first, reads the
   face, and kept attributes, pose, light and tone decide which latents fit. (`variant=no-mask`
@@ -38,8 +39,9 @@ from deidcli.errors import UsageError
 from deidcli.faces.align import Mask
 from deidcli.faces.recognizers import Recognizer
 from deidcli.methods import Chip, Context, PlanFace, dae
+from deidcli.methods.a3gan_album import Album
 from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
-from deidcli.methods.a3gan_latents import Description, Pool, describe, normal_latents
+from deidcli.methods.a3gan_latents import Description, Pool, describe, normal_latents, tempered
 from deidcli.methods.a3gan_nets import SIZES, Discriminator, Generator, Variant
 from deidcli.methods.dae_nets import PADDING
 from deidcli.weights import own_cards, own_weights
@@ -78,7 +80,7 @@ class Settings:
     """The attributes that are kept, of the ten, Smiling and Eyeglasses; --attrs sets it."""
     latent: Literal["drawn", "normal"] = "drawn"
     """drawn: the latent of a computer-made face with what is to be kept, by the face's own seed.
-    normal: from N(0, I), as in the paper."""
+    normal: from N(0, I), as in the paper, tempered."""
     size: SizeName = "compact"
     """compact: what a CPU trains, shipped. paper: tables 2 to 4, to be trained."""
     variant: VariantName = "full"
@@ -202,6 +204,7 @@ class A3gan:
         self.reader: Discriminator = _loaded(reader, "reader", tensors, device)
         pool = {key: tensors[f"pool.{key}"].float().to(device) for key in POOL}
         self.pool = Pool(pool.pop("codes"), Description(**pool))
+        self.album = Album(tensors["album.files"], tensors["album.ends"])
         self.change = settings.mask().to(device)
 
     def prepare(self, faces: Iterable[PlanFace]) -> None:
@@ -216,18 +219,27 @@ class A3gan:
             count = len(chips[rows])
             full = _filled(chips[rows]).contiguous(memory_format=torch.channels_last)
             mask = self.change.expand(MICRO_BATCH, -1)
-            latent = noise[rows]
+            latent, faces = _filled(tempered(noise[rows])), None
             if self.settings.latent == "drawn" and self.generator.variant.masked:
-                faces = describe(self.reader, full)
-                own = Description(*(value[:count] for value in vars(faces).values()))
+                own = describe(self.reader, full).rows(torch.arange(count))
                 chosen = self.pool.draw(own, mask[:count], context.seeds[rows])
-                latent = self.pool.latents(own, mask[:count], chosen, latent)
-            made = self.generator(full, _filled(latent), mask)
+                latent = _filled(self.pool.latents(own, mask[:count], chosen, noise[rows]))
+                faces = self._faces(latent, chosen)
+            made = self.generator(full, latent, mask, faces)
             out[rows] = made[:count].clamp(max=1)
         return out
 
+    def _faces(self, latent: Tensor, chosen: Tensor) -> Tensor | None:
+        """What latents (MICRO_BATCH, 512) near those of some rows of the pool (N,) stand for."""
+        canvas = self.generator.canvas
+        if canvas is None:
+            return None
+        portraits, codes = _filled(self.album.faces(chosen)), _filled(self.pool.codes[chosen])
+        faces: Tensor = canvas.around(portraits, latent, codes)
+        return faces
 
-POOL = ("codes", "attributes", "shape", "tone", "embedding")
+
+POOL = ("codes", "attributes", "shape", "tone", "embedding", "rim")
 """What the weights hold of the pool, see a3gan_latents."""
 
 

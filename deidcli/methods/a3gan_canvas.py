@@ -37,28 +37,32 @@ class Canvas(nn.Module):
     The first 440 numbers of a latent are the whitened principal components of computer-made faces.
     Forty weigh prototypes, what each of CelebA's attributes adds to a face on average (Rowland
     and Perrett 1995, "Manipulating facial appearance through shape and color"). The rest move its
-    features a little, see `warped`. A matte says where the head is, so that its ground can be the
-    picture's. The decoder paints over the canvas; starting from a face, not from noise, is what
-    makes training on a CPU possible.
+    features a little, see `warped`. Of the faces whose components the weights hold, they hold the
+    portraits, too (a3gan_album), which `around` takes in place of their components. The decoder
+    paints over the canvas; starting from a face, not from noise, is what makes training on a CPU
+    possible.
     """
 
     def __init__(self, side: int) -> None:
         super().__init__()
         self.side = side
-        values = side * side + 3 * (side // CHROMA) ** 2
+        values = side * side + 2 * (side // CHROMA) ** 2
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("components", torch.zeros(LATENT, values))
 
     mean: Tensor
     components: Tensor
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 512) -> the face (N, 3, side, side), not clamped, and its matte, in [0, 1]."""
-        values = self.mean + latent @ self.components
-        small = self.side // CHROMA
-        matte = values[:, -small * small :].view(-1, 1, small, small)
-        faces = unpack(values, self.side)
-        return sharpened(warped(faces, latent)), warped(widened(matte, self.side), latent)
+    def forward(self, latent: Tensor) -> Tensor:
+        """(N, 512) -> the face (N, 3, side, side), not clamped."""
+        face = unpack(self.mean + latent @ self.components, self.side)
+        return warped(sharpened(face), latent)
+
+    def around(self, portraits: Tensor, latent: Tensor, codes: Tensor) -> Tensor:
+        """The same, sharp, for latents (N, 512) near the codes (N, 512) of portraits
+        (N, 3, side, side): those with what is beyond their codes added."""
+        added = unpack((latent - codes) @ self.components, self.side)
+        return warped((portraits + added).clamp(0, 1), latent)
 
 
 SHARPEN = 0.9
@@ -75,7 +79,7 @@ def sharpened(faces: Tensor) -> Tensor:
     return faces + SHARPEN * (faces - blurred)
 
 
-AMPLITUDE = 0.04
+AMPLITUDE = 0.015
 """Standard deviation of a grid point's move, in half sides of the chip."""
 
 
@@ -93,12 +97,6 @@ def warped(pictures: Tensor, latent: Tensor) -> Tensor:
     return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def widened(matte: Tensor, side: int) -> Tensor:
-    """(N, 1, s, s) -> (N, 1, side, side), its edge harder and a little further in."""
-    wide = functional.interpolate(matte, (side, side), mode="bilinear", align_corners=False)
-    return (2 * wide - 0.8).clamp(0, 1)
-
-
 def pack(chips: Tensor) -> Tensor:
     """(N, 3, S, S) RGB -> (N, S^2 + 2 (S/4)^2): luma, then two small planes of chroma."""
     red, green, blue = chips.unbind(1)
@@ -108,7 +106,7 @@ def pack(chips: Tensor) -> Tensor:
 
 
 def unpack(values: Tensor, side: int) -> Tensor:
-    """The inverse of `pack`: (N, 3, S, S), not clamped; what follows the chroma is not read."""
+    """The inverse of `pack`: (N, 3, S, S), not clamped."""
     luma = values[:, : side * side].view(-1, 1, side, side)
     planes = side * side, 2 * (side // CHROMA) ** 2
     small = values[:, planes[0] : sum(planes)].view(-1, 2, side // CHROMA, side // CHROMA)
@@ -118,39 +116,40 @@ def unpack(values: Tensor, side: int) -> Tensor:
     return torch.cat([red, (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1], blue], 1)
 
 
-def laid(chips: Tensor, faces: Tensor, matte: Tensor, spread: Tensor) -> Tensor:
-    """Computer-made faces in the light and before the ground of a picture.
+def laid(chips: Tensor, faces: Tensor, spread: Tensor) -> Tensor:
+    """Computer-made faces in the light of a picture, with its colors at the chip's rim.
 
     Of the picture enter the face's mean color and means of the chip's outermost cells, which stay
     in the picture anyway.
 
     Args:
-        chips, faces: (N, 3, S, S) in [0, 1]. matte: (N, 1, S, S), where a head is.
+        chips, faces: (N, 3, S, S) in [0, 1].
         spread: dae.rim_to_face.
     """
-    step = chips.shape[2] // SIDE
-    there, here, head = (functional.avg_pool2d(x, step) for x in (chips, faces, matte))
-    gain = (_color_of(there) / _color_of(here)).clamp(0.4, 1.7) ** LIGHT
-    rim = _rim(chips.device)
-    cells = [functional.avg_pool2d(x, CELL)[:, :, rim] for x in (there, here * gain, head)]
-    change = ((cells[0] - cells[1]) * cells[2]) @ spread
-    ground = cells[0] @ (spread / spread.sum(0))
-    both = torch.cat([change, ground], 1).view(len(chips), 6, SIDE, SIDE)
-    wide = functional.interpolate(both, chips.shape[2:], mode="bilinear", align_corners=False)
-    return torch.lerp(wide[:, 3:], faces * gain + wide[:, :3], matte).clamp(0, 1)
+    there, here = at_64(chips), at_64(faces)
+    gain = (color_of(there) / color_of(here)).clamp(0.4, 1.7) ** LIGHT
+    change = (rim_cells(there) - rim_cells(here * gain)) @ spread
+    small = change.view(len(chips), 3, SIDE, SIDE)
+    wide = functional.interpolate(small, chips.shape[2:], mode="bilinear", align_corners=False)
+    return (faces * gain + wide).clamp(0, 1)
 
 
 LIGHT = 0.6
 """How much of the way the face's light goes to the picture's: 1 would be all of it."""
 
 
-def _color_of(small: Tensor) -> Tensor:
+def at_64(chips: Tensor) -> Tensor:
+    """(N, 3, S, S) -> (N, 3, 64, 64) means."""
+    return functional.avg_pool2d(chips, chips.shape[2] // SIDE)
+
+
+def color_of(small: Tensor) -> Tensor:
     """(N, 3, 64, 64) -> (N, 3, 1, 1): the mean color of the face."""
     return small[:, :, 16:44, 20:44].mean((2, 3), keepdim=True) + 0.02
 
 
-def _rim(device: torch.device) -> Tensor:
-    """(16, 16) bool: the outermost cells of a chip."""
-    rim = torch.ones(SIDE // CELL, SIDE // CELL, dtype=torch.bool, device=device)
+def rim_cells(small: Tensor) -> Tensor:
+    """(N, 3, 64, 64) -> (N, 3, 60): the means of the outermost cells."""
+    rim = torch.ones(SIDE // CELL, SIDE // CELL, dtype=torch.bool, device=small.device)
     rim[1:-1, 1:-1] = False
-    return rim
+    return functional.avg_pool2d(small, CELL)[:, :, rim]

@@ -3,9 +3,10 @@
 The paper draws f_z from N(0, I) and leaves it to AINet and the losses that expression, light and
 kept attributes come out right. A latent here is the whitened principal components of a
 computer-made face and weights of attributes' prototypes (a3gan_canvas.Canvas). The weights hold the
-latents of the faces that training saw, each with what the reader says of it. So one can be drawn
-among faces with the pose, the expression and the kept attributes of the original, and the
-opposite of it where the mask allows a change; what is still missing the prototypes add.
+latents of the faces that training saw, each with what the reader says of it, and its portrait
+(a3gan_album). So one can be drawn among faces with the pose, the expression, the kept attributes
+and the surroundings of the original, and the opposite of it where the mask allows a change; what
+is still missing the prototypes add.
 """
 
 from __future__ import annotations
@@ -19,13 +20,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
-from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES, COMPONENTS, LATENT
+from deidcli.methods.a3gan_canvas import (
+    ALSO,
+    ATTRIBUTES,
+    COMPONENTS,
+    LATENT,
+    at_64,
+    color_of,
+    rim_cells,
+)
 from deidcli.methods.a3gan_nets import Discriminator
-from deidcli.methods.dae_nets import LUMA, SIDE
+from deidcli.methods.dae_nets import LUMA
 
-WEIGHTS = (1.5, 1.5, 1.2, 1.2, 6.0, 6.0, 1.5, 1.0, 1.0, 1.8, 4.5, 1.5)
+WEIGHTS = (3.0, 2.2, 2.5, 2.5, 5.0, 6.0, 2.5, 4.0, 1.5, 3.0, 4.0, 3.0)
 """Of the difference of two probabilities, for ATTRIBUTES and ALSO."""
-GAINS = (0.0, 1.5, 1.5, 2.2, 0.0, 0.0, 2.2, 3.2, 1.2, 2.4, 0.0, 0.0)
+GAINS = (1.0, 2.0, 2.0, 2.5, 0.0, 0.0, 3.0, 3.2, 2.5, 3.0, 0.0, 0.0)
 """How far a prototype is pushed for each of ATTRIBUTES and ALSO. Above 1, because the average
 difference understates what one face shows; 0 where the pool has enough faces of both kinds or
 where a shape would have to change."""
@@ -39,19 +48,19 @@ CHARACTER = (
 (see docs/methods/a3gan.md), and these bring a person's own features."""
 MANLY = ("5_o_Clock_Shadow", "Goatee", "No_Beard", "Receding_Hairline", "Sideburns")
 """Of these, those that only men get; and only women get Wearing_Lipstick."""
-STRENGTH = 1.0
+STRENGTH = 0.15
 """Standard deviation of those pushes, in prototypes."""
-BOLD = 1.2
-"""How far a face's components go beyond it, away from the mean face."""
-DEAD = 0.3
+DEAD = 0.15
 """Differences of probabilities up to this push nothing."""
 SHAPE_WEIGHT = 0.3
 """Of the landmarks' ten coordinates, in standard deviations: yaw, pitch, the eyes' width."""
-TONE_WEIGHTS = (1.5, 6.0)
+TONE_WEIGHTS = (1.0, 5.0)
 """Of the luma of nine parts of the face, and of its chroma."""
-CANDIDATES = 160
+RIM_WEIGHT = 0.25
+"""Of the rim's 180 colors: a portrait whose hair and ground go on where the picture's end."""
+CANDIDATES = 220
 """Latents that fit best, among whom one is drawn."""
-WINDOW = (0.0, 0.22)
+WINDOW = (0.0, 0.3)
 """Which candidates may be drawn, by rank of their likeness to the face: 0 is the least alike.
 Whoever keeps sex, age and pose raises the likeness of two people; the window brings it back."""
 
@@ -68,6 +77,12 @@ class Description:
     """(N, 11), see `tone_of`."""
     embedding: Tensor
     """(N, 128) of length 1: a recognizer's, less the mean."""
+    rim: Tensor
+    """(N, 180), see `rim_of`."""
+
+    def rows(self, rows: Tensor) -> Description:
+        """That of some of the faces."""
+        return Description(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass
@@ -88,7 +103,7 @@ class Pool:
         pushes = STRENGTH * noise[:, COMPONENTS : COMPONENTS + len(NAMES)] * _character(goal)
         pushes[:, _COLUMNS] += pushes_of(goal, self.described.attributes[rows]).to(pushes.dtype)
         features = noise[:, COMPONENTS + len(NAMES) :]
-        return torch.cat([BOLD * self.codes[rows, :COMPONENTS], pushes, features], 1)
+        return torch.cat([self.codes[rows, :COMPONENTS], pushes, features], 1)
 
     def draw(self, faces: Description, mask: Tensor, seeds: NDArray[np.uint64]) -> Tensor:
         """(N,) int64: whose latent each face gets.
@@ -148,19 +163,27 @@ _BLOND, _BROWN, _MALE, _MUSTACHE = (
 def placed(faces: Description, attributes: Tensor) -> Tensor:
     """(N, F) float64: points between which a small distance means a fitting face."""
     weights = torch.tensor(WEIGHTS, dtype=torch.float64, device=attributes.device)
-    return torch.cat(
-        [attributes.double() * weights, faces.shape.double() * SHAPE_WEIGHT, faces.tone.double()], 1
-    )
+    shape, rim = faces.shape.double() * SHAPE_WEIGHT, faces.rim.double() * RIM_WEIGHT
+    light, color = torch.split(faces.tone.double(), [9, 2], 1)
+    tone = [light * TONE_WEIGHTS[0], color * TONE_WEIGHTS[1]]
+    return torch.cat([attributes.double() * weights, shape, *tone, rim], 1)
+
+
+def rim_of(chips: Tensor) -> Tensor:
+    """(N, 3, S, S) -> (N, 180): the colors of the chip's outermost cells, the face's being 1."""
+    small = at_64(chips)
+    color = color_of(small)[:, :, :, 0].clamp(min=0.05)
+    return (rim_cells(small) / color).clamp(max=3).flatten(1)
 
 
 def tone_of(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, 11) weighted: luma of 3 x 3 parts of the face, chroma of the whole."""
-    small = functional.avg_pool2d(chips, chips.shape[2] // SIDE)[:, :, 12:45, 15:48]
+    """(N, 3, S, S) -> (N, 11): luma of 3 x 3 parts of the face, chroma of the whole."""
+    small = at_64(chips)[:, :, 12:45, 15:48]
     red, green, blue = small.unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     parts = functional.avg_pool2d(luma[:, None], 11).flatten(1)
     chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1).mean((2, 3))
-    return torch.cat([TONE_WEIGHTS[0] * parts, TONE_WEIGHTS[1] * chroma], 1)
+    return torch.cat([parts, chroma], 1)
 
 
 def describe(reader: Discriminator, chips: Tensor) -> Description:
@@ -168,7 +191,19 @@ def describe(reader: Discriminator, chips: Tensor) -> Description:
     ten, more = reader.read(chips)
     also, shape, embedding = torch.split(more, [len(ALSO), 10, 128], 1)
     attributes = torch.cat([ten, also], 1).sigmoid()
-    return Description(attributes, shape, tone_of(chips), functional.normalize(embedding))
+    tone, rim = tone_of(chips), rim_of(chips)
+    return Description(attributes, shape, tone, functional.normalize(embedding), rim)
+
+
+TEMPERED = 0.7
+"""Share of N(0, I) at which components still add up to a face."""
+
+
+def tempered(noise: Tensor) -> Tensor:
+    """(N, 512) from N(0, I) -> latents of people as they are: prototypes are pushed by STRENGTH."""
+    sizes = [COMPONENTS, len(NAMES), LATENT - COMPONENTS - len(NAMES)]
+    components, pushes, features = torch.split(noise, sizes, 1)
+    return torch.cat([TEMPERED * components, STRENGTH * pushes, features], 1)
 
 
 def normal_latents(seeds: NDArray[np.uint64]) -> Tensor:

@@ -37,7 +37,8 @@ class Settings:
     """A folder or parquet of computer-made portraits: the latents and the teacher's faces. Empty:
     the training pictures, which then are what published faces are made of."""
     pool_labels: str = ""
-    """A .npy file of (N, 40) probabilities, one row a picture of the pool; empty: the reader's."""
+    """A .npy file of (N, 40) probabilities, one row a face of the pool, not a number where it is to
+    be left out; empty: the reader's."""
     more: str = ""
     """Labeled pictures for the reader alone, separated by commas."""
     skip: Skip = "scu"
@@ -95,8 +96,9 @@ class Settings:
         return Variant(self.skip, self.masked, self.inject)
 
 
-READER = ("size", "pool", "more", "reader_epochs", "reader_batch", "rate", "limit", "seed")
-TEACHER = (*READER, "pool_labels", "skip", "masked", "inject", "teacher_steps", "batch_size")
+READER = ("size", "more", "reader_epochs", "reader_batch", "rate", "limit", "seed")
+MATERIAL = (*READER, "pool", "pool_labels")
+TEACHER = (*MATERIAL, "skip", "masked", "inject", "teacher_steps", "batch_size")
 LAMBDAS = ("lambda1", "lambda2", "lambda3", "lambda4", "lambda_teacher", "lambda_diversity")
 GAN = (*TEACHER, *LAMBDAS, "steps", "gan_rate", "penalty_every", "watched", "recognizer", "average")
 """The settings that bear on each part's weights."""

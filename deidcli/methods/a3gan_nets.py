@@ -211,8 +211,14 @@ class Generator(nn.Module):
 
     spread: Tensor
 
-    def forward(self, chips: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
-        """(N, 3, S, S) in [0, 1], (N, 512), (N, 10) -> (N, 3, S, S), at least 0, not cut at 1."""
+    def forward(
+        self, chips: Tensor, latent: Tensor, mask: Tensor, faces: Tensor | None = None
+    ) -> Tensor:
+        """(N, 3, S, S) in [0, 1], (N, 512), (N, 10) -> (N, 3, S, S), at least 0, not cut at 1.
+
+        Args:
+            faces: (N, 3, S, S), what the latents stand for; None: as the canvas draws it.
+        """
         features = [chips * 2 - 1]
         for layer in self.encoder:
             features.append(layer(features[-1]))
@@ -220,8 +226,8 @@ class Generator(nn.Module):
         x = self._injected(passed[4], latent, mask)
         canvas = None
         if self.canvas is not None:
-            face, matte = self.canvas(latent)
-            canvas = laid(chips, face, matte, self.spread)
+            drawn = self.canvas(latent) if faces is None else faces
+            canvas = laid(chips, drawn, self.spread)
         for index, layer in enumerate(self.decoder):
             if index == 3 and canvas is not None:
                 small = functional.pixel_unshuffle(functional.avg_pool2d(canvas, 2), 2)

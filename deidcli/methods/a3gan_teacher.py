@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,22 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.errors import DeidError
 from deidcli.methods.a3gan import CHANGE, mask_of
+from deidcli.methods.a3gan_album import Album
 from deidcli.methods.a3gan_canvas import (
     ATTRIBUTES,
-    CHROMA,
     COMPONENTS,
     LATENT,
+    Canvas,
     laid,
     pack,
-    unpack,
-    warped,
-    widened,
 )
 from deidcli.methods.a3gan_latents import Description, Pool, describe
 from deidcli.methods.a3gan_loop import (
+    MATERIAL,
     NAMES,
-    READER,
     Faces,
     Run,
     batch_of,
@@ -45,48 +43,34 @@ class Material:
 
     faces: Faces
     described: Description
-    source: Tensor
-    """(P, S, S, 3) uint8: the computer-made faces; row P + i of the pool is i's mirror image."""
+    album: Album
+    """The computer-made faces; row P + i of the pool is i's mirror image."""
     pool: Pool
-    mattes: Tensor
-    """(P, 1, S/4, S/4) float32: where the head is; see `matte_of`."""
-    mean: Tensor
-    components: Tensor
-    """Of the canvas."""
-
-    def chosen(self, rows: Tensor, device: str) -> tuple[Tensor, Tensor]:
-        """The faces that rows of the pool stand for (B, 3, S, S) and their mattes."""
-        count = len(self.source)
-        chips = batch_of(self.source, rows % count, device)
-        mattes = widened(self.mattes[rows % count].to(device), chips.shape[2])
-        turned = (rows >= count).to(chips.device)[:, None, None, None]
-        return torch.where(turned, chips.flip(3), chips), torch.where(
-            turned, mattes.flip(3), mattes
-        )
+    canvas: Canvas
 
 
 def gather(
     faces: Faces, source: Faces, reader: Discriminator, spread: Tensor, center: Tensor, run: Run
 ) -> Material:
     """Describe all faces, and make latents of the source's; kept in `out/material.pt`."""
-    path, fixed = run.out / "material.pt", run.fixed((*READER, "pool_labels"))
+    path, fixed = run.out / "material.pt", run.fixed(MATERIAL)
     found = load_checkpoint(path, fixed)
     if found is None:
         made = _gather(faces, source, reader, spread, center, run)
-        own, theirs = vars(made.described), vars(made.pool.described)
         found = {
-            "own": own,
-            "theirs": theirs,
+            "own": vars(made.described),
+            "theirs": vars(made.pool.described),
             "codes": made.pool.codes,
-            "mattes": made.mattes,
-            "mean": made.mean,
-            "components": made.components,
+            "files": made.album.files,
+            "ends": made.album.ends,
+            "canvas": made.canvas.state_dict(),
         }
         save_checkpoint(path, {"settings": fixed, **found})
+    canvas = Canvas(SIZES[run.settings.size].side)
+    canvas.load_state_dict(found["canvas"])
     pool = Pool(found["codes"], Description(**found["theirs"]))
-    own_described = Description(**found["own"])
-    canvas = (found["mattes"], found["mean"], found["components"])
-    return Material(faces, own_described, source.chips, pool, *canvas)
+    album = Album(found["files"], found["ends"])
+    return Material(faces, Description(**found["own"]), album, pool, canvas)
 
 
 def _gather(
@@ -95,76 +79,46 @@ def _gather(
     device = run.settings.device
 
     def said(x: Tensor) -> Tensor:
-        found = describe(reader, x)
-        return torch.cat([found.attributes, found.shape, found.tone, found.embedding], 1)
+        return torch.cat(list(vars(describe(reader, x)).values()), 1)
 
     own = _described(in_blocks(said, faces.chips, device))
     own.shape = faces.shape / spread
     own.attributes = torch.where(faces.labels < 0, own.attributes, faces.labels)
-    both = torch.cat([source.chips, source.chips.flip(2)])
+    chips, labels = source.chips, None
+    if run.settings.pool_labels:
+        labels = torch.from_numpy(np.load(run.settings.pool_labels).astype(np.float32))
+        require_rows(len(labels), len(chips), run.settings.pool_labels)
+        fit = ~labels.isnan().any(1)
+        chips, labels = chips[fit], labels[fit]
+    both = torch.cat([chips, chips.flip(2)])
     theirs = _described(in_blocks(said, both, device))
-    path = run.settings.pool_labels
-    if path:
-        columns = [CELEBA_ATTRIBUTES.index(name) for name in NAMES]
-        labels = torch.from_numpy(np.load(path)[:, columns].astype(np.float32))
+    if labels is not None:
+        labels = labels[:, [CELEBA_ATTRIBUTES.index(name) for name in NAMES]]
         theirs.attributes = torch.cat([labels, labels])
-    likeness = embeddings_of(source.chips, run.out / "pool.npy") - center
+    likeness = embeddings_of(chips, run.out / "pool.npy") - center
     theirs.embedding = functional.normalize(torch.cat([likeness, likeness]))
-    log("principal components of the pool")
+    log(f"principal components of {len(chips)} portraits")
     mean, components, codes = latents_of(in_blocks(pack, both, device), run.settings.seed)
     packed = in_blocks(pack, faces.chips, device)
-    labels = faces.every.clamp(min=0)
-    components[COMPONENTS : COMPONENTS + labels.shape[1]] = prototypes_of(packed, labels)
-    mattes = mattes_of(source.chips)
-    canvas = with_mattes(mean, components, codes, mattes)
-    return Material(faces, own, source.chips, Pool(codes, theirs), mattes, *canvas)
+    every = faces.every.clamp(min=0)
+    components[COMPONENTS : COMPONENTS + every.shape[1]] = prototypes_of(packed, every)
+    canvas = Canvas(chips.shape[1])
+    canvas.mean.copy_(mean)
+    canvas.components.copy_(components)
+    return Material(faces, own, Album.of(chips.numpy()), Pool(codes, theirs), canvas)
 
 
-def mattes_of(chips: Tensor) -> Tensor:
-    """(P, S, S, 3) uint8 -> (P, 1, S/4, S/4) float32: 1 where a head is, 0 where its ground."""
-    mattes = np.stack([matte_of(chip) for chip in chips.numpy()])
-    return functional.avg_pool2d(torch.from_numpy(mattes)[:, None].float(), CHROMA)
+def require_rows(found: int, wanted: int, path: str) -> None:
+    """Make sure that the labels of a pool are of its pictures.
 
-
-def matte_of(chip: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(S, S, 3) -> (S, S): 0 where the plain ground of a portrait reaches in from the border.
-
-    A picture without a plain ground is all head.
+    Raises:
+        DeidError: they are not.
     """
-    side = len(chip)
-    filled = np.zeros((side + 2, side + 2), np.uint8)
-    plain = np.median(
-        np.concatenate(
-            [
-                chip[:4].reshape(-1, 3),
-                chip[: side // 3, :4].reshape(-1, 3),
-                chip[: side // 3, -4:].reshape(-1, 3),
-            ]
-        ),
-        axis=0,
-    )
-    steps = range(2, side - 2, 6)
-    seeds = [(x, 2) for x in steps] + [
-        (x, y) for y in range(2, side // 2, 6) for x in (2, side - 3)
-    ]
-    picture = np.ascontiguousarray(cv2.GaussianBlur(chip, (0, 0), 0.8))
-    for x, y in seeds:
-        if np.abs(picture[y, x] - plain).max() < 28 and not filled[y + 1, x + 1]:
-            flags = 8 | cv2.FLOODFILL_MASK_ONLY | cv2.FLOODFILL_FIXED_RANGE | (1 << 8)
-            cv2.floodFill(picture, filled, (x, y), (0, 0, 0), (18,) * 3, (18,) * 3, flags)
-    head = 1 - filled[1:-1, 1:-1].astype(np.float32)
-    whole = cv2.morphologyEx(head, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    return np.asarray(cv2.GaussianBlur(whole, (0, 0), 1.0), np.float32)
-
-
-def with_mattes(
-    mean: Tensor, components: Tensor, codes: Tensor, mattes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and components that draw mattes, too: the linear fit of (2P, ...) codes to them."""
-    values = torch.cat([mattes, mattes.flip(3)]).flatten(1)
-    middle = values.mean(0)
-    fit = codes.T @ (values - middle) / len(values)
-    return torch.cat([mean, middle]), torch.cat([components, fit], 1)
+    if found != wanted:
+        raise DeidError(
+            f"{path} has {found} rows; the pool has {wanted} pictures with a face",
+            "make it anew with `python -m benchmarks.a3gan labels`",
+        )
 
 
 def prototypes_of(values: Tensor, attributes: Tensor) -> Tensor:
@@ -182,7 +136,7 @@ def prototypes_of(values: Tensor, attributes: Tensor) -> Tensor:
 
 
 def _described(values: Tensor) -> Description:
-    return Description(*torch.split(values, [len(NAMES), 10, 11, 128], 1))
+    return Description(*torch.split(values, [len(NAMES), 10, 11, 128, 180], 1))
 
 
 def latents_of(values: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,11 +162,10 @@ def new_generator(material: Material, run: Run) -> Generator:
     torch.manual_seed(run.settings.seed)
     generator = Generator(SIZES[run.settings.size], run.settings.variant)
     if generator.canvas is not None:
-        generator.canvas.mean.copy_(material.mean)
-        generator.canvas.components.copy_(material.components)
+        generator.canvas.load_state_dict(material.canvas.state_dict())
     first = generator.ainet.layers[0]
     assert isinstance(first, nn.Linear)
-    spread = material.components.norm(dim=1)
+    spread = material.canvas.components.norm(dim=1)
     with torch.no_grad():
         first.weight[:, :LATENT] *= (spread / spread.mean()).sqrt()
     generator.to(memory_format=torch.channels_last)
@@ -242,8 +195,10 @@ class Lesson:
     chips: Tensor
     mask: Tensor
     latent: Tensor
+    faces: Tensor
+    """(B, 3, S, S): the faces that the latents stand for."""
     target: Tensor
-    """(B, 3, S, S): the latent's own face in the picture's tone."""
+    """(B, 3, S, S): these in the pictures' tone."""
     attributes: Tensor
     """(B, 10) a_s."""
 
@@ -253,21 +208,21 @@ def lesson_of(material: Material, rows: Tensor, generator: torch.Generator, run:
     device = run.settings.device
     chips = batch_of(material.faces.chips, rows, device)
     mask = drawn_masks(len(rows), generator)
-    own = material.described
-    faces = Description(own.attributes[rows], own.shape[rows], own.tone[rows], own.embedding[rows])
+    faces = material.described.rows(rows)
     chosen = material.pool.draw(faces, mask, seeds_of(len(rows), generator))
     noise = torch.randn(len(rows), LATENT, generator=generator)
-    latent = material.pool.latents(faces, mask, chosen, noise).to(device)
-    face, matte = material.chosen(chosen, device)
-    beyond = latent - material.pool.codes[chosen].to(device)
-    pushed = unpack(beyond @ material.components.to(device), chips.shape[2])
-    target = warped((face + pushed).clamp(0, 1), latent)
+    latent = material.pool.latents(faces, mask, chosen, noise)
+    drawn = material.canvas.around(
+        material.album.faces(chosen), latent, material.pool.codes[chosen]
+    )
+    drawn = drawn.to(device)
     return Lesson(
         chips,
         mask.to(device),
-        latent,
-        laid(chips, target, warped(matte, latent), _spread(device)),
-        own.attributes[rows, : len(ATTRIBUTES)].to(device),
+        latent.to(device),
+        drawn,
+        laid(chips, drawn, _spread(device)),
+        faces.attributes[:, : len(ATTRIBUTES)].to(device),
     )
 
 
@@ -275,7 +230,7 @@ _SPREADS: dict[str, Tensor] = {}
 
 
 def _spread(device: str) -> Tensor:
-    """What `toned` needs, made once a device."""
+    """What `laid` needs, made once a device."""
     if device not in _SPREADS:
         _SPREADS[device] = rim_to_face().to(device)
     return _SPREADS[device]

@@ -6,7 +6,8 @@
 1. The discriminator's attribute head alone (eq. 9). It is the reader, too, by which latents are
    chosen.
 2. The generator learns to lay the face that a latent stands for into the picture (L1): a GAN from
-   noise needs days of a GPU, this an hour of a CPU.
+   noise needs days of a GPU, this an hour of a CPU. Half of the batch has the portrait as its
+   canvas, half what the latent alone draws.
 3. The paper's losses (eq. 13), the teacher's kept at a lower weight; half of the latents come
    from N(0, I).
 
@@ -27,8 +28,8 @@ from torch import Tensor, nn
 from deidcli.faces import recognizers
 from deidcli.methods import a3gan_losses as losses
 from deidcli.methods.a3gan import card_name, edge, mask_of, recognizer_view
-from deidcli.methods.a3gan_canvas import LATENT
-from deidcli.methods.a3gan_latents import Pool, describe
+from deidcli.methods.a3gan_canvas import ATTRIBUTES, LATENT
+from deidcli.methods.a3gan_latents import describe, tempered
 from deidcli.methods.a3gan_loop import (
     GAN,
     TEACHER,
@@ -105,7 +106,7 @@ def _train(data: Sequence[Path], validation: Sequence[Path], run: Run, cache: Pa
     if settings.part == "teacher":
         return []
     generator = train_gan(material, shown, reader, generator, run)
-    return [_write(generator, reader, material.pool, run, [str(path) for path in data])]
+    return [_write(generator, reader, material, run, [str(path) for path in data])]
 
 
 # --- The generator
@@ -124,12 +125,13 @@ def train_under_teacher(
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
         generator.train()
         lesson = lesson_of(material, rows, random, run)
-        made = generator(lesson.chips, lesson.latent, lesson.mask)
+        drawn = drawn_by(generator, lesson, lesson.latent)
+        made = generator(lesson.chips, lesson.latent, lesson.mask, drawn)
         loss = losses.teacher_loss(made, lesson.target, window)
         return {"teacher": descend(optimizer, loss, settings.rate * warm(step, steps, 0.1))}
 
     def after(step: int) -> str:
-        return sheet(generator, shown, reader, material.pool, run)
+        return sheet(generator, shown, reader, material, run)
 
     name, fixed = "teacher", run.fixed(TEACHER)
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {
@@ -139,6 +141,15 @@ def train_under_teacher(
     count = len(material.faces)
     take_steps(name, parts, count, settings.batch_size, steps, step_of, run, fixed, after)
     return generator
+
+
+def drawn_by(generator: Generator, lesson: Lesson, latent: Tensor) -> Tensor | None:
+    """(B, 3, S, S): of the first half of a batch the portraits, of the others what the latents
+    (B, 512) alone draw; None where there is no canvas."""
+    if generator.canvas is None:
+        return None
+    half = len(latent) // 2
+    return torch.cat([lesson.faces[:half], generator.canvas(latent[half:])])
 
 
 def train_gan(
@@ -168,8 +179,8 @@ def train_gan(
         lesson = lesson_of(material, rows, random, run)
         latent = lesson.latent.clone()
         half = len(rows) // 2
-        latent[half:] = torch.randn(len(rows) - half, LATENT, generator=random).to(latent.device)
-        made = generator(lesson.chips, latent, lesson.mask)
+        latent[half:] = tempered(torch.randn(len(rows) - half, LATENT, generator=random)).to(latent)
+        made = generator(lesson.chips, latent, lesson.mask, drawn_by(generator, lesson, latent))
         fake = torch.lerp(lesson.chips, made.clamp(max=1), window)
         said = _critic_step(discriminator, of_critic, lesson, fake.detach(), step, random, settings)
         discriminator.requires_grad_(False)
@@ -196,7 +207,7 @@ def train_gan(
         return said | {key: float(value.detach()) for key, value in terms.items()}
 
     def after(step: int) -> str:
-        return sheet(average, shown, reader, material.pool, run)
+        return sheet(average, shown, reader, material, run)
 
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {
         "generator": generator,
@@ -242,10 +253,12 @@ def _critic_step(
 
 
 @torch.no_grad()
-def sheet(generator: Generator, shown: Faces, reader: Discriminator, pool: Pool, run: Run) -> str:
+def sheet(
+    generator: Generator, shown: Faces, reader: Discriminator, material: Material, run: Run
+) -> str:
     """Write samples.png; returns no words for the log."""
     device = run.settings.device
-    was = generator.training
+    was, pool = generator.training, material.pool
     generator.eval()
     some = torch.linspace(0, len(shown) - 1, min(SHEET, len(shown))).round().long()
     chips = batch_of(shown.chips, some, device)
@@ -256,16 +269,21 @@ def sheet(generator: Generator, shown: Faces, reader: Discriminator, pool: Pool,
     noise = torch.randn(len(chips), LATENT, generator=torch.Generator().manual_seed(2)).to(device)
     for change in ("0", "5", "10"):
         mask = mask_of(change).expand(len(chips), -1).to(device)
-        latent = pool.latents(faces, mask, pool.draw(faces, mask, seeds), noise).to(device)
-        rows.append(torch.lerp(chips, generator(chips, latent, mask), window))
-    rows.append(torch.lerp(chips, generator(chips, noise, torch.zeros_like(mask)), window))
+        chosen = pool.draw(faces, mask, seeds)
+        latent, drawn = pool.latents(faces, mask, chosen, noise).to(device), None
+        if generator.canvas is not None:
+            portraits = material.album.faces(chosen)
+            drawn = generator.canvas.around(portraits, latent, pool.codes[chosen])
+        rows.append(torch.lerp(chips, generator(chips, latent, mask, drawn), window))
+    nothing = torch.zeros(len(chips), len(ATTRIBUTES), device=chips.device)
+    rows.append(torch.lerp(chips, generator(chips, tempered(noise), nothing), window))
     write_sheet(run.out / "samples.png", rows)
     generator.train(was)
     return ""
 
 
 def _write(
-    generator: Generator, reader: Discriminator, pool: Pool, run: Run, data: list[str]
+    generator: Generator, reader: Discriminator, material: Material, run: Run, data: list[str]
 ) -> Path:
     """`a3gan-SIZE` or, for an ablation, `a3gan-SIZE-VARIANT`, with its card."""
     settings = run.settings
@@ -275,8 +293,9 @@ def _write(
         for key, value in module.state_dict().items()
         if value.is_floating_point() and not key.startswith("critic.")
     }
+    pool, album = material.pool, material.album
     tensors |= {f"pool.{key}": value for key, value in vars(pool.described).items()}
-    tensors["pool.codes"] = pool.codes
+    tensors |= {"pool.codes": pool.codes, "album.files": album.files, "album.ends": album.ends}
     command = "deid train a3gan DATA " + " ".join(
         f"--set {key}={value}"
         for key, value in asdict(settings).items()

@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from deidcli import weights
-from deidcli.errors import UsageError
+from deidcli.errors import DeidError, UsageError
 from deidcli.faces import align
 from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods import Context, a3gan, a3gan_losses, a3gan_training, load_method
 from deidcli.methods import a3gan_canvas as canvas
 from deidcli.methods import a3gan_nets as nets
 from deidcli.methods.a3gan import CHANGE, VARIANTS, mask_of, recognizer_view
+from deidcli.methods.a3gan_album import Album
 from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES, COMPONENTS, LATENT
 from deidcli.methods.a3gan_latents import (
     CANDIDATES,
@@ -31,17 +32,13 @@ from deidcli.methods.a3gan_latents import (
     Pool,
     normal_latents,
     pushes_of,
+    rim_of,
+    tempered,
     wanted,
 )
 from deidcli.methods.a3gan_nets import SIZES, Variant
 from deidcli.methods.a3gan_reader import turned_shape
-from deidcli.methods.a3gan_teacher import (
-    drawn_masks,
-    latents_of,
-    matte_of,
-    prototypes_of,
-    with_mattes,
-)
+from deidcli.methods.a3gan_teacher import drawn_masks, latents_of, prototypes_of
 from deidcli.methods.dae_nets import PADDING
 from tests.conftest import PEOPLE
 from tests.test_datasets import celeba
@@ -169,24 +166,64 @@ def test_without_its_mask_ainet_does_not_hear_it() -> None:
         assert same != masked
 
 
-def test_a_new_generator_shows_its_canvas_before_the_pictures_ground() -> None:
+def test_a_new_generator_shows_its_canvas() -> None:
     generator = nets.Generator(SIZES["tiny"]).eval()
     assert generator.canvas is not None
     chips = torch.full((1, 3, 128, 128), 0.6)
     halves = torch.zeros_like(chips)
-    halves[..., :64], halves[..., 64:] = 0.1, -0.1
-    packed = canvas.pack(chips)[0]
-    generator.canvas.mean[: len(packed)] = packed
-    generator.canvas.components[3, : len(packed)] = canvas.pack(halves)[0]
+    halves[..., 32:64, 34:94], halves[..., 64:96, 34:94] = 0.1, -0.1
+    generator.canvas.mean[:] = canvas.pack(chips)[0]
+    generator.canvas.components[3] = canvas.pack(halves)[0]
     latent = torch.zeros(1, LATENT)
+    torch.testing.assert_close(
+        generator(chips, latent, torch.zeros(1, 10)), chips, atol=1e-3, rtol=0
+    )
     latent[0, 3] = 2
-    ground = generator(chips, latent, torch.zeros(1, 10))
-    torch.testing.assert_close(ground, chips, atol=1e-3, rtol=0)
-    generator.canvas.mean[len(packed) :] = 1  # all head
     made = generator(chips, latent, torch.zeros(1, 10))
-    for columns in (slice(40, 60), slice(68, 88)):  # sharpening shows where the halves meet
-        inside = (slice(None), slice(None), slice(40, 88), columns)
-        torch.testing.assert_close(made[inside], (chips + 2 * halves)[inside], atol=0.03, rtol=0)
+    for rows in (slice(40, 60), slice(68, 88)):  # sharpening shows where the halves meet
+        inside = (slice(None), slice(None), rows, slice(44, 84))
+        wrong = made[inside] - (chips + 2 * halves)[inside]
+        assert float(wrong.detach().std()) < 0.02 and float(wrong.detach().abs().max()) < 0.08
+
+
+def test_a_new_generator_shows_the_portrait_it_is_given() -> None:
+    generator = nets.Generator(SIZES["tiny"]).eval()
+    assert generator.canvas is not None
+    generator.canvas.components[3] = 0.01
+    portrait, codes = torch.rand(1, 3, 128, 128) * 0.8 + 0.1, torch.randn(1, LATENT)
+    codes[:, -2 * canvas.WARP**2 :] = 0
+    faces = generator.canvas.around(portrait, codes, codes)
+    torch.testing.assert_close(faces, portrait, atol=1e-3, rtol=0)
+    made = generator(portrait, codes, torch.zeros(1, 10), faces)
+    torch.testing.assert_close(made, portrait, atol=1e-3, rtol=0)
+    further = codes.clone()
+    further[0, 3] += 4
+    pushed = generator.canvas.around(portrait, further, codes)
+    added = canvas.unpack(torch.full((1, generator.canvas.mean.numel()), 0.04), 128)
+    torch.testing.assert_close(pushed, (portrait + added).clamp(0, 1), atol=1e-3, rtol=0)
+
+
+def test_an_album_gives_its_portraits_and_their_mirror_images() -> None:
+    small = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3)).astype(np.uint8)
+    chips = small.repeat(16, 1).repeat(16, 2)
+    album = Album.of(chips)
+    assert len(album) == 3
+    faces = album.faces(torch.tensor([2, 0, 5]))
+    given = torch.from_numpy(chips[[2, 0]]).permute(0, 3, 1, 2).float() / 255
+    assert float((faces[:2] - given).abs().mean()) < 0.06
+    torch.testing.assert_close(faces[2], faces[0].flip(2))
+    album.files[:] = 0
+    with pytest.raises(DeidError, match="portrait 1 "):
+        album.faces(torch.tensor([1]))
+
+
+def test_a_portrait_fits_where_its_surroundings_go_on() -> None:
+    dark, light = torch.full((1, 3, 128, 128), 0.5), torch.full((1, 3, 128, 128), 0.5)
+    dark[..., :20], light[..., :20] = 0.1, 0.9
+    assert rim_of(dark).shape == (1, 180)
+    torch.testing.assert_close(rim_of(dark * 0.6), rim_of(dark), atol=0.05, rtol=0)
+    far = (rim_of(dark) - rim_of(light)).norm()
+    assert float(far) > 5 * float((rim_of(dark) - rim_of(dark * 0.8)).norm())
 
 
 def test_sharpening_adds_what_a_blur_takes_away() -> None:
@@ -213,10 +250,10 @@ def test_faces_come_into_the_light_of_the_picture() -> None:
     from deidcli.methods.dae import rim_to_face
 
     chips, faces = torch.full((1, 3, 128, 128), 0.3), torch.full((1, 3, 128, 128), 0.6)
-    made = canvas.laid(chips, faces, torch.ones(1, 1, 128, 128), rim_to_face())
+    made = canvas.laid(chips, faces, rim_to_face())
     assert 0.3 < float(made[0, 0, 64, 64]) < 0.6
     torch.testing.assert_close(made[..., 0, :], chips[..., 0, :], atol=0.03, rtol=0)
-    same = canvas.laid(faces, faces, torch.rand(1, 1, 128, 128), rim_to_face())
+    same = canvas.laid(faces, faces, rim_to_face())
     torch.testing.assert_close(same, faces, atol=1e-3, rtol=0)
 
 
@@ -343,6 +380,7 @@ def described(count: int) -> Description:
         torch.zeros(count, 10),
         torch.zeros(count, 11),
         torch.zeros(count, 128),
+        torch.zeros(count, 180),
     )
 
 
@@ -404,33 +442,22 @@ def test_prototypes_are_what_an_attribute_adds() -> None:
     torch.testing.assert_close(found, effect, atol=0.05, rtol=0)
 
 
-def test_a_matte_is_the_head_before_a_plain_ground() -> None:
-    chip = np.full((128, 128, 3), 200, np.uint8)
-    chip[30:, 40:90] = (120, 90, 70)
-    chip[60:70, 50:60] = 200  # an eye as light as the ground stays in the head
-    matte = matte_of(chip)
-    assert matte[40:, 46:84].min() > 0.9 and matte[:24].max() < 0.1 and matte[:, :34].max() < 0.1
-    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3)).astype(np.uint8)
-    assert matte_of(noise).mean() > 0.8
-
-
-def test_mattes_are_drawn_with_the_faces() -> None:
-    codes, mattes = torch.randn(4000, LATENT), torch.rand(2000, 1, 4, 4)
-    codes[:2000, 0] = mattes[:, 0, 1, 2] * 3.46
-    codes[2000:, 0] = mattes.flip(3)[:, 0, 1, 2] * 3.46
-    codes[:, 0] -= codes[:, 0].mean()
-    mean, components = with_mattes(torch.zeros(5), torch.zeros(LATENT, 5), codes, mattes)
-    assert mean.shape == (5 + 16,) and components.shape == (LATENT, 5 + 16)
-    drawn = (mean + codes @ components)[:2000, 5 + 6]
-    assert float(torch.corrcoef(torch.stack([drawn, mattes[:, 0, 1, 2]]))[0, 1]) > 0.7
-
-
 def test_a_normal_latent_is_of_its_own_seed() -> None:
     seeds = np.array([3, 5, 2**63], np.uint64)
     together = normal_latents(seeds)
     assert torch.equal(together[1:2], normal_latents(seeds[1:2]))
     many = normal_latents(np.arange(300, dtype=np.uint64))
     assert abs(float(many.mean())) < 0.02 and abs(float(many.std()) - 1) < 0.02
+
+
+def test_tempered_latents_push_prototypes_little() -> None:
+    noise = torch.randn(4000, LATENT)
+    made = tempered(noise)
+    spread = made.std(0)
+    assert 0.6 < float(spread[:COMPONENTS].mean()) < 0.8
+    assert float(spread[COMPONENTS : COMPONENTS + 40].max()) < 0.25
+    features = slice(-2 * canvas.WARP**2, None)
+    assert torch.equal(made[:, features], noise[:, features])
 
 
 def test_masks_for_training_hold_the_presets_and_nothing() -> None:
@@ -503,16 +530,34 @@ def test_trained_weights_are_used_where_deid_weights_says(
 
 
 def test_other_settings_need_another_folder(trained: Path) -> None:
-    from deidcli.errors import DeidError
-
     changed = dataclasses.replace(TINY, lambda4=1.0)
     with pytest.raises(DeidError, match="lambda4"):
         a3gan_training.train([trained / "celeba"], trained / "out", changed, trained / "cache")
 
 
-def test_training_without_labels_is_refused_before_the_first_step(trained: Path) -> None:
-    from deidcli.errors import DeidError
+def test_faces_of_the_pool_without_a_number_are_left_out(trained: Path) -> None:
+    labels = np.full((24, 40), 0.5, np.float32)
+    labels[3] = np.nan
+    np.save(trained / "labels.npy", labels)
+    settings = dataclasses.replace(
+        TINY, pool=str(PEOPLE / "portraits"), pool_labels=str(trained / "labels.npy")
+    )
 
+    def made() -> list[Path] | None:
+        data, out = [trained / "celeba"], trained / "pooled"
+        return a3gan_training.train(data, out, settings, trained / "cache")
+
+    written = made()
+    assert written is not None
+    tensors = load_file(written[0])
+    assert len(tensors["album.ends"]) == 23 and len(tensors["pool.codes"]) == 46
+    np.save(trained / "labels.npy", labels[:20])
+    (trained / "pooled" / "material.pt").unlink()
+    with pytest.raises(DeidError, match="20 rows; the pool has 24"):
+        made()
+
+
+def test_training_without_labels_is_refused_before_the_first_step(trained: Path) -> None:
     data, out = [PEOPLE / "portraits"], trained / "nothing"
     with pytest.raises(DeidError, match="no labels"):
         a3gan_training.train(data, out, TINY, trained / "cache")
@@ -582,9 +627,9 @@ def test_shipped_weights_are_small_and_their_cards_whole() -> None:
     assert sum((folder / card.file).stat().st_size for card in cards) < 80e6
     for card in cards:
         assert card.trained_on and card.command and card.license and card.notes, card.name
-        assert {value.dtype for value in weights.own_weights(card.name)[0].values()} == {
-            torch.float16
-        }
+        kinds = {name: value.dtype for name, value in weights.own_weights(card.name)[0].items()}
+        assert kinds.pop("album.files") == torch.uint8 and kinds.pop("album.ends") == torch.int64
+        assert set(kinds.values()) == {torch.float16}
 
 
 def test_the_command_records_weights_and_settings(deid: Callable[..., Any], tmp_path: Path) -> None:

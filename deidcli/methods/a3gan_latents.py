@@ -58,9 +58,9 @@ TONE_WEIGHTS = (1.0, 5.0)
 """Of the luma of nine parts of the face, and of its chroma."""
 RIM_WEIGHT = 0.25
 """Of the rim's 180 colors: a portrait whose hair and ground go on where the picture's end."""
-CANDIDATES = 220
+CANDIDATES = 350
 """Latents that fit best, among whom one is drawn."""
-WINDOW = (0.0, 0.3)
+WINDOW = (0.0, 0.25)
 """Which candidates may be drawn, by rank of their likeness to the face: 0 is the least alike.
 Whoever keeps sex, age and pose raises the likeness of two people; the window brings it back."""
 

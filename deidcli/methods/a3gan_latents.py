@@ -34,7 +34,7 @@ from deidcli.methods.dae_nets import LUMA
 
 WEIGHTS = (3.0, 2.2, 2.5, 2.5, 5.0, 6.0, 2.5, 4.0, 1.5, 3.0, 4.0, 3.0)
 """Of the difference of two probabilities, for ATTRIBUTES and ALSO."""
-GAINS = (1.0, 2.0, 2.0, 2.5, 0.0, 0.0, 3.0, 3.2, 2.5, 3.0, 0.0, 0.0)
+GAINS = (1.0, 2.0, 2.0, 2.5, 0.0, 0.0, 2.5, 3.2, 1.2, 2.4, 0.0, 0.0)
 """How far a prototype is pushed for each of ATTRIBUTES and ALSO. Above 1, because the average
 difference understates what one face shows; 0 where the pool has enough faces of both kinds or
 where a shape would have to change."""

@@ -24,7 +24,7 @@ What departs, and why (figures: docs/methods/sdn.md):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -171,7 +171,8 @@ class SecureDualNetwork:
     def _erase(self, chips: Tensor, keys: Keys) -> Tensor:
         """One batch of faces -> surrogates with the faces in them."""
         small = at_grid(chips)
-        rough = self._stranger(chips, small, keys.draws[:, 0])
+        person = self._stranger(chips, small, keys.draws[:, 0], self.wanted, self.shift)
+        rough = self.bottleneck.render(person, small)
         painted = self._painted(self.erasing, rough, chips)
         painted = DEPTH + (1 - 2 * DEPTH) * painted
         surrogate = self._mask * painted + (1 - self._mask) * chips
@@ -184,20 +185,27 @@ class SecureDualNetwork:
         """One batch of published faces -> originals, or other people."""
         small = at_grid(chips)
         points, noise, nats = self.bottleneck.unlocked(self.bottleneck.read(small), keys)
-        restored = self.bottleneck.render(self.bottleneck.from_point(points, noise), small)
-        other = self._stranger(chips, small, keys.draws[:, 1])
-        is_face = (nats > FACE)[:, None, None, None]
-        painted = self._painted(self.reveal, torch.where(is_face, restored, other), chips)
-        # A stranger has no edge of the picture's own, so he is laid in softly.
-        return torch.where(is_face, painted, self._mask * painted + (1 - self._mask) * chips)
+        restored = self.bottleneck.from_point(points, noise)
+        # Nothing is asked of the stranger: if all of them smiled, one saw that the guess was wrong.
+        other = self._stranger(chips, small, keys.draws[:, 1], {}, {})
+        # What another key unlocks is noise; the stranger is to have as much as a right face has.
+        other = self.bottleneck.as_read(other, points)
+        components = torch.where((nats > FACE)[:, None], restored, other)
+        return self._painted(self.reveal, self.bottleneck.render(components, small), chips)
 
-    def _stranger(self, chips: Tensor, small: Tensor, draws: Tensor) -> Tensor:
-        """The key's person in the place of each face: (N, 3, 64, 64)."""
+    def _stranger(
+        self,
+        chips: Tensor,
+        small: Tensor,
+        draws: Tensor,
+        wanted: Mapping[str, bool],
+        shift: Mapping[str, float],
+    ) -> Tensor:
+        """The key's person, fitted to each face's edge: (N, LATENT)."""
         logits, landmarks, _ = self.extractor(chips)
-        rims = self.bottleneck.rim(small, within=False)
-        drawn = self.identity.draw(logits, landmarks, rims, draws, self.wanted)
-        latents = self.identity.latents(*drawn, self.wanted, self.shift)
-        return self.bottleneck.toned(self.bottleneck.render(latents, small), small)
+        rims, edges = self.bottleneck.rim(small, within=False), self.bottleneck.edge(small)
+        drawn = self.identity.draw(logits, landmarks, rims, draws, wanted)
+        return self.identity.latents(*drawn, edges, self.bottleneck.edge_fit, wanted, shift)
 
     def _painted(self, painter: Painter, rough: Tensor, chips: Tensor) -> Tensor:
         """A rough face at GRID, painted into chips: as they are outside, in [0, 1] inside."""

@@ -26,11 +26,16 @@ LENGTH_SHARE = 0.3
 READERS = 3
 """Readouts: published as a crop; pasted into a frame of more than twice the chip's resolution;
 into a coarser one. The one is taken whose answer looks most like a face under the key."""
+FINE_FRAME = 1
+"""The second of them."""
 TONE_TERMS = 3
 """Mean, slope to the right, slope downwards, of each color plane."""
 
 SECTORS = 16
 """Into which the mask's edge is cut to compare a stranger's with the picture's."""
+EDGE_TERMS = 128
+"""Principal components of the ring around the mask by which a stranger is fitted in."""
+EDGE = EDGE_TERMS + 3 * TONE_TERMS
 
 PLANES = torch.tensor(
     [
@@ -78,6 +83,11 @@ class Bottleneck(nn.Module):
         for side, ring in zip(("within", "beyond"), _rings(mask), strict=True):
             self.register_buffer(f"rim_{side}", ring, persistent=False)
             self.register_buffer(f"rim_{side}_tone", ring @ around, persistent=False)
+        ring = (self.rim_beyond.sum(0) > 0).nonzero()[:, 0]
+        self.register_buffer("ring", ring, persistent=False)
+        self.register_buffer("edge_mean", torch.zeros(3 * len(ring)))
+        self.register_buffer("edge_basis", torch.zeros(3 * len(ring), EDGE_TERMS))
+        self.register_buffer("edge_fit", torch.zeros(EDGE, LATENT))
 
     inside: Tensor
     core: Tensor
@@ -106,6 +116,13 @@ class Bottleneck(nn.Module):
     rim_within_tone: Tensor
     rim_beyond_tone: Tensor
     """(SECTORS, TONE_TERMS): the smooth fields there."""
+    ring: Tensor
+    """(R,) pixels around the mask, which stay as they are."""
+    edge_mean: Tensor
+    edge_basis: Tensor
+    """(3R,), (3R, EDGE_TERMS): the ring's mean and widest components, plane after plane."""
+    edge_fit: Tensor
+    """(EDGE, LATENT): by what components of a face go with `edge`: least squares over faces."""
 
     # --- Faces and components
 
@@ -128,21 +145,6 @@ class Bottleneck(nn.Module):
         laid = planes.scatter(2, index, inner.view(len(inner), 3, -1))
         return to_rgb(laid.view(-1, 3, GRID, GRID))
 
-    def toned(self, faces: Tensor, like: Tensor) -> Tensor:
-        """`faces` with the tone of `like` inside the mask: mean, slopes and contrast of a plane.
-
-        Args:
-            faces, like: (N, 3, 64, 64).
-        """
-        mine, theirs = (self._tone_of(x) for x in (faces, like))
-        tone = self.tone.double()
-        old, new = mine @ tone @ tone.T, theirs @ tone @ tone.T
-        rest = mine - old
-        contrast = (theirs - new).square().mean(2, keepdim=True)
-        ratio = (contrast / rest.square().mean(2, keepdim=True).clamp(min=1e-6)).sqrt()
-        inner = rest * ratio.clamp(0.7, 1.4) + new
-        return self._laid(inner.flatten(1).to(faces), faces)
-
     def _tone_of(self, chips: Tensor) -> Tensor:
         """(N, 3, A) float64 planes inside the mask. Narrow products round by a row's place in
         the batch; in float64 that does not reach the pixels."""
@@ -158,6 +160,15 @@ class Bottleneck(nn.Module):
         fields = (self.rim_within_tone if within else self.rim_beyond_tone).double()
         means = to_planes(chips).flatten(2).double() @ ring.T - tone @ fields.T
         return means.flatten(1).to(chips)
+
+    def edge(self, chips: Tensor) -> Tensor:
+        """(N, 3, 64, 64) -> (N, EDGE) float64: what a stranger is fitted in by, the ring around
+        the mask and the face's tone (mean and slopes of each plane)."""
+        planes = to_planes(chips).flatten(2)[:, :, self.ring].flatten(1)
+        terms = (planes - self.edge_mean).double() @ self.edge_basis.double()
+        face = self.face(chips).view(len(chips), 3, len(self.inside))
+        tone = face.double() @ self.tone.double()
+        return torch.cat([terms, tone.flatten(1)], 1)
 
     # --- The hidden point
 
@@ -183,6 +194,21 @@ class Bottleneck(nn.Module):
         shrink = self.spread / (self.spread + noise[:, None] / CODE)
         components: Tensor = code * shrink / self.gains
         return components
+
+    def as_read(self, latents: Tensor, points: Tensor) -> Tensor:
+        """(N, LATENT) of strangers -> (N, COMPONENTS), as if they had been hidden and read.
+
+        Args:
+            points: (N, CODE) what a wrong key unlocked, which is noise: of it come a stranger's
+                fine components, with the spread that faces have, and the noise of the reading,
+                as much as a fine frame leaves.
+        """
+        noise = self.noise[FINE_FRAME].expand(len(latents))
+        length = (latents * self.gains[:LATENT]).norm(dim=1, keepdim=True)
+        fine = points[:, LATENT:-1] * self.spread[LATENT:].sqrt() * length
+        whole = self.point(torch.cat([latents, fine / self.gains[LATENT:]], 1))
+        noisy = whole + noise[:, None].sqrt() * points
+        return self.from_point(functional.normalize(noisy) * CODE**0.5, noise)
 
     def likelihood(self, points: Tensor) -> Tensor:
         """(..., CODE) unlocked points on the sphere -> (...) nats by which each is rather a face's

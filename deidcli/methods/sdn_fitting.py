@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from deidcli.methods.sdn_bottleneck import (
     COMPONENTS,
+    EDGE,
+    EDGE_TERMS,
+    LATENT,
     READERS,
     Bottleneck,
     to_planes,
@@ -44,6 +47,7 @@ def fit_bottleneck(chips: Tensor, hosts: Tensor, strength: float, seed: int) -> 
     """
     net = Bottleneck()
     _fit_components(net, chips)
+    fit_edge(net, chips)
     _fit_carriers(net, hosts)
     _fit_readers(net, hosts, strength, seed)
     return net
@@ -88,6 +92,31 @@ def _fit_components(net: Bottleneck, chips: Tensor) -> None:
     net.length.copy_(torch.stack([lengths.log().mean(), lengths.log().std()]))
     spread = (code / lengths[:, None]).square().mean(0)
     net.spread.copy_(spread / spread.sum())
+
+
+@torch.no_grad()
+def fit_edge(net: Bottleneck, chips: Tensor) -> None:
+    """How a face goes with the ring around it and with its tone.
+
+    Faces and their rings are taken for jointly Gaussian; what the ring says of the face is then
+    linear, and a stranger is moved by what the picture's ring differs from his own ("pathwise
+    conditioning", Wilson et al. 2020).
+    """
+    chips = torch.cat([chips, chips.flip(2)])
+    rings = _planes_at(chips, net.ring).flatten(1)
+    net.edge_mean.copy_(rings.mean(0))
+    _, axes = _directions(rings)
+    net.edge_basis.copy_(axes[:, :EDGE_TERMS])
+    found = [_edge_and_code(net, batch_of(some)) for some in torch.split(chips, 1024)]
+    edges, codes = (torch.cat(part).double() for part in zip(*found, strict=True))
+    square = edges.T @ edges / len(edges)
+    ridge = RIDGE * square.diagonal().mean() * torch.eye(EDGE).to(square)
+    product = edges.T @ (codes - codes.mean(0)) / len(edges)
+    net.edge_fit.copy_(torch.linalg.solve(square + ridge, product))
+
+
+def _edge_and_code(net: Bottleneck, chips: Tensor) -> tuple[Tensor, Tensor]:
+    return net.edge(chips), net.components(chips)[:, :LATENT]
 
 
 def _fit_carriers(net: Bottleneck, hosts: Tensor) -> None:

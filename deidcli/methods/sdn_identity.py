@@ -2,9 +2,9 @@
 
 It remembers faces of people who do not exist, as leading components of the bottleneck, with what
 the feature extractor says of them. Among those that fit the face's pose and the attributes asked
-for, the key draws one; what is then still lacking of an attribute is added along its direction in
-the latent space (sec. 6.2, sdn_shift). So the latent depends on the key, on the attributes and on
-how the face is turned, and on nothing else.
+for, the key draws one, who is fitted to the picture's edge and light. What is then still lacking of
+an attribute is added along its direction in the latent space (sec. 6.2, sdn_shift). So the latent
+depends on the key, the attributes, how the face is turned, what is around it, and its tone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.methods.sdn_bottleneck import (
+    EDGE,
     LATENT,
     SECTORS,
 )
+from deidcli.methods.sdn_shift import TRAITS
 
 KEPT = {
     "Male": 3.0,
@@ -29,24 +31,26 @@ KEPT = {
 }
 """What a person shares with the face where nothing is asked for, and how much it weighs against
 a deviation of ten landmarks, which weigh LANDMARKS each."""
-ASKED = 6.0
+ASKED = 25.0
 """Weight of an attribute that was asked for."""
 LANDMARKS = 0.35
 EMBEDDING = 128
 RIM = 1.2
 """Weight of the difference of the edges, in [0, 1], a sector and plane."""
-CANDIDATES = 64
+CANDIDATES = 128
 """Persons that fit best."""
-PICKS = 16
+PICKS = 64
 """Of them, so many as unlike each other as can be, among whom the key draws."""
-SHARES = (1.4, 0.8)
-"""A person is the mean of those that fit, plus so much of what sets the first of two that the key
-draws apart from it, plus so much of the second. So nobody's own face is published, and he differs
-from the mean 1.6 times as much as one who is remembered: at 64 px, faces in the same surroundings
-look alike to recognizers."""
-MARGIN = 1.0
+SHARE = 1.0
+"""A person is the mean of those that fit, fitted to the picture's edge, plus so much of what sets
+the one whom the key draws apart from it,"""
+TRAIT_SHARE = 1.0
+"""plus so much of the traits therein that tell people apart (sdn_shift.traits). So nobody's own
+face is published, and two people in one picture differ more than two who are remembered: at 64 px,
+faces in the same surroundings look alike to recognizers."""
+MARGIN = 3.0
 """Degrees beyond its boundary to which an attribute that was asked for is shifted."""
-MOST = 2.5
+MOST = 5.0
 """Degrees that this shift has at most: farther out are no faces."""
 
 
@@ -58,9 +62,13 @@ class Identity(nn.Module):
         count = len(CELEBA_ATTRIBUTES)
         self.register_buffer("codes", torch.zeros(people, LATENT))
         self.register_buffer("probabilities", torch.zeros(people, count))
+        self.register_buffer("labels", torch.zeros(people, count))
         self.register_buffer("landmarks", torch.zeros(people, 10))
         self.register_buffer("embeddings", torch.zeros(people, EMBEDDING))
         self.register_buffer("rims", torch.zeros(people, 3 * SECTORS))
+        self.register_buffer("edges", torch.zeros(people, EDGE))
+        self.register_buffer("into_traits", torch.zeros(LATENT, TRAITS))
+        self.register_buffer("from_traits", torch.zeros(TRAITS, LATENT))
         self.register_buffer("steps", torch.zeros(count, LATENT))
         self.register_buffer("normals", torch.zeros(count, LATENT))
         self.register_buffer("offsets", torch.zeros(count))
@@ -68,13 +76,20 @@ class Identity(nn.Module):
     codes: Tensor
     """(P, LATENT) float: the persons' components."""
     probabilities: Tensor
-    """(P, 40) of CelebA's attributes."""
+    """(P, 40) of CelebA's attributes, by the feature extractor, as the face's are."""
+    labels: Tensor
+    """(P, 40) the same by the classifier of `deid score`, which reads glasses better."""
     landmarks: Tensor
     """(P, 10) in deviations."""
     embeddings: Tensor
     """(P, EMBEDDING) dlib's descriptors."""
     rims: Tensor
     """(P, 3 * SECTORS): `Bottleneck.rim`, within."""
+    edges: Tensor
+    """(P, EDGE): `Bottleneck.edge`."""
+    into_traits: Tensor
+    from_traits: Tensor
+    """See sdn_shift.traits."""
     steps: Tensor
     normals: Tensor
     offsets: Tensor
@@ -88,7 +103,7 @@ class Identity(nn.Module):
         draws: Tensor,
         wanted: Mapping[str, bool],
     ) -> tuple[Tensor, Tensor]:
-        """(N, 2) int64, the two that make each face's person; (N, CANDIDATES) int64, all that fit.
+        """(N,) int64, who each face's person is made of; (N, CANDIDATES) int64, all that fit.
 
         Args:
             logits, landmarks: (N, 40), (N, 10) of the feature extractor.
@@ -96,17 +111,18 @@ class Identity(nn.Module):
             draws: (N,) float64 in [0, 1), from the key. wanted: attributes asked for.
         """
         weights = torch.zeros(len(CELEBA_ATTRIBUTES), dtype=torch.float64)
-        asked = logits.double().sigmoid()
+        asked, known = logits.double().sigmoid(), self.probabilities.double().clone()
         for name, weight in KEPT.items():
             weights[CELEBA_ATTRIBUTES.index(name)] = weight
         for name, present in wanted.items():
             column = CELEBA_ATTRIBUTES.index(name)
             weights[column] = ASKED
             asked[:, column] = float(present)
+            known[:, column] = self.labels[:, column].double()
         weights = weights.to(asked.device)
         mine = [asked * weights, landmarks.double() * LANDMARKS, rims.double() * RIM]
         theirs = [
-            self.probabilities.double() * weights,
+            known * weights,
             self.landmarks.double() * LANDMARKS,
             self.rims.double() * RIM,
         ]
@@ -115,23 +131,19 @@ class Identity(nn.Module):
             torch.cdist(torch.cat(mine, 1), torch.cat(theirs, 1)).topk(count, largest=False).indices
         )
         picks = self._apart(fitting)
-        count = picks.shape[1]
-        place = draws.to(picks.device) * count
-        first = place.long()
-        step = ((place - first) * (count - 1)).long() + 1  # never the first one again
-        both = torch.stack([first, (first + step) % count], 1)
-        return picks.gather(1, both), fitting
+        place = (draws.to(picks.device) * picks.shape[1]).long()
+        return picks.gather(1, place[:, None])[:, 0], fitting
 
     def _apart(self, fitting: Tensor) -> Tensor:
         """(N, K) persons -> (N, PICKS) of them: first the least common, then always the one
         farthest from those there are."""
         vectors = self.embeddings.double()[fitting]
-        near = -(vectors - vectors.mean(1, keepdim=True)).norm(dim=2)
-        nearest = torch.full_like(near, torch.inf)
-        chosen = [near.argmin(1)]
+        apart = torch.cdist(vectors, vectors)
+        nearest = torch.full_like(apart[:, 0], torch.inf)
+        chosen = [(vectors - vectors.mean(1, keepdim=True)).norm(dim=2).argmax(1)]
         for _ in range(min(PICKS, fitting.shape[1]) - 1):
-            last = vectors.gather(1, chosen[-1][:, None, None].expand(-1, 1, vectors.shape[2]))
-            nearest = torch.minimum(nearest, (vectors - last).norm(dim=2))
+            last = chosen[-1][:, None, None].expand(-1, 1, apart.shape[2])
+            nearest = torch.minimum(nearest, apart.gather(1, last)[:, 0])
             chosen.append(nearest.argmax(1))
         return fitting.gather(1, torch.stack(chosen, 1))
 
@@ -139,17 +151,24 @@ class Identity(nn.Module):
         self,
         rows: Tensor,
         fitting: Tensor,
+        edges: Tensor,
+        fit: Tensor,
         wanted: Mapping[str, bool],
         shift: Mapping[str, float],
     ) -> Tensor:
         """What `draw` gave -> (N, LATENT), moved to what is wanted and by what is to be shifted.
 
         Args:
+            edges: (N, EDGE) of the pictures, `Bottleneck.edge`. fit: its `edge_fit`.
             shift: attribute -> degree, degrees (table 4: -2 to 2).
         """
-        common = self.codes[fitting].mean(1)
-        apart = self.codes[rows] - common[:, None]
-        latents = common + SHARES[0] * apart[:, 0] + SHARES[1] * apart[:, 1]
+        # In float64: narrow products round by a row's place in the batch.
+        fit, codes, theirs = fit.double(), self.codes, self.edges
+        common, around = codes[fitting].double().mean(1), theirs[fitting].double().mean(1)
+        apart = codes[rows].double() - common - (theirs[rows].double() - around) @ fit
+        traits = apart @ self.into_traits.double() @ self.from_traits.double()
+        fitted = common + (edges.double() - around) @ fit
+        latents = (fitted + SHARE * apart + TRAIT_SHARE * traits).to(self.codes)
         for name, present in wanted.items():
             sign = 1.0 if present else -1.0
             lacking = (MARGIN - sign * self.standing(latents, name)).clamp(0, MOST)

@@ -52,7 +52,7 @@ class Settings:
     """Share of the steps after which the discriminators take part."""
     adversarial: float = 0.25
     """Weight of what the discriminators say of the surrogates."""
-    alike: float = 0.5
+    alike: float = 1.0
     """Weight of what the discriminator of right and wrong restorations says."""
     attributes: float = 0.01
     """Weight of eq. 7 within eq. 8."""

@@ -39,8 +39,9 @@ EDGES = 0.5
 AVERAGE = 0.995
 """Decay of the averaged painters, which are the ones that are kept."""
 
-Said = tuple[Tensor, Tensor, Tensor]
-"""Of a batch: attribute logits (N, 40), landmarks (N, 10), the mask's edge (N, 3 * SECTORS)."""
+Said = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of a batch: attribute logits (N, 40), landmarks (N, 10), the mask's edge as (N, 3 * SECTORS) and
+as (N, EDGE)."""
 
 
 @dataclass
@@ -124,7 +125,7 @@ class Painting(nn.Module):
         keys, others = (random_keys(len(chips), generator) for _ in range(2))
         said = self._said(chips)
         latents, sources = self._latents(said, keys.draws[:, 0])
-        rough = self.bottleneck.toned(self.bottleneck.render(latents, small), small)
+        rough = self.bottleneck.render(latents, small)
         surrogate = self._blended(self.paint(self.erasing, rough, chips), chips)
         with torch.no_grad():
             points = lock(self.bottleneck.point(components), keys)
@@ -136,13 +137,15 @@ class Painting(nn.Module):
             point, noise, _ = self.bottleneck.unlocked(self.bottleneck.read(seen_small), keys)
             restored = self.bottleneck.render(self.bottleneck.from_point(point, noise), seen_small)
             again, strangers = self._latents(self._said(seen), others.draws[:, 1])
-            other = self.bottleneck.toned(self.bottleneck.render(again, seen_small), seen_small)
+            astray, _, _ = self.bottleneck.unlocked(self.bottleneck.read(seen_small), others)
+            other = self.bottleneck.as_read(again, astray)
+            other = self.bottleneck.render(other, seen_small)
             own = self._own(components, small, at_grid(surrogate), generator)
         return Pass(
             self._laid(self.paint(self.erasing, own, chips), chips),
             surrogate,
             self._laid(self.paint(self.reveal, restored, seen), seen),
-            self._softly(self.paint(self.reveal, other, seen), seen),
+            self._laid(self.paint(self.reveal, other, seen), seen),
             seen,
             _kept(said[0]),
             sources,
@@ -176,22 +179,21 @@ class Painting(nn.Module):
     @torch.no_grad()
     def _said(self, chips: Tensor) -> Said:
         logits, landmarks, _ = self.extractor(chips)
-        return logits, landmarks, self.bottleneck.rim(at_grid(chips), within=False)
+        small = at_grid(chips)
+        return logits, landmarks, self.bottleneck.rim(small, False), self.bottleneck.edge(small)
 
     @torch.no_grad()
     def _latents(self, said: Said, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Latents of the pool for the first half, of known people for the second."""
         half = len(draws) // 2
-        first = self.pool.draw(*self._some(said, slice(half)), draws[:half], {})
-        second = self.people.draw(*self._some(said, slice(half, None)), draws[half:], {})
-        latents = [self.pool.latents(*first, {}, {}), self.people.latents(*second, {}, {})]
-        unknown = torch.full_like(first[0][:, 0], -1)
-        known = self.persons.to(unknown.device)[second[0][:, 0]]  # who has the greater share
-        return torch.cat(latents), torch.cat([unknown, known])
-
-    @staticmethod
-    def _some(said: Said, rows: slice) -> Said:
-        return said[0][rows], said[1][rows], said[2][rows]
+        latents, rows = [], []
+        for net, some in ((self.pool, slice(half)), (self.people, slice(half, None))):
+            logits, landmarks, rims, edges = (part[some] for part in said)
+            drawn = net.draw(logits, landmarks, rims, draws[some], {})
+            latents.append(net.latents(*drawn, edges, self.bottleneck.edge_fit, {}, {}))
+            rows.append(drawn[0])
+        known = self.persons.to(rows[1].device)[rows[1]]
+        return torch.cat(latents), torch.cat([torch.full_like(rows[0], -1), known])
 
     def _own(
         self, components: Tensor, small: Tensor, surrogate: Tensor, generator: torch.Generator
@@ -262,7 +264,7 @@ class Painting(nn.Module):
         wrong one tells."""
         columns = [CELEBA_ATTRIBUTES.index(name) for name in KEPT]
         with torch.no_grad():
-            true_logits, true_landmarks, _ = self._said(chips)
+            true_logits, true_landmarks, _ = self.extractor(chips)
             kept = torch.cat([true_logits[:, columns] / 4, true_landmarks], 1)
             code = self._code(chips)
         guess = torch.cat([logits[:, columns] / 4, landmarks], 1)

@@ -25,6 +25,10 @@ SAMPLES = 8000
 """Faces that it learns from, at most."""
 FEWEST = 50
 """Faces with an attribute, and without it, that a direction needs at least."""
+TELLING = 256
+"""Components in which people are told apart."""
+TRAITS = 64
+"""Directions by which they are."""
 MOST_DEGREES = 2.0
 """Table 4."""
 
@@ -75,6 +79,38 @@ def directions(codes: Tensor, labels: Tensor) -> Directions:
         found.normals[column, : len(step)] = torch.from_numpy(normal / scale / degree).float()
         found.offsets[column] = float(svm.intercept_[0]) / degree
     return found
+
+
+def traits(codes: Tensor, persons: Tensor) -> tuple[Tensor, Tensor]:
+    """By what people differ from each other more than from themselves (Fisher's discriminants).
+
+    Args:
+        codes: (N, LATENT), less what edge and tone say of them. persons: (N,), -1 for unknown.
+
+    Returns:
+        (LATENT, TRAITS) and (TRAITS, LATENT): codes times both is the part of a code that tells
+        people apart. Zeros where too few people are known.
+    """
+    into, back = torch.zeros(codes.shape[1], TRAITS), torch.zeros(TRAITS, codes.shape[1])
+    known = persons >= 0
+    codes, persons = codes[known][:, :TELLING].double(), persons[known]
+    counts = persons.bincount().double()[:, None]
+    if int((counts > 0).sum()) <= TRAITS:
+        return into, back
+    scale = codes.std(0)
+    whitened = (codes - codes.mean(0)) / scale
+    sums = torch.zeros(len(counts), codes.shape[1], dtype=torch.float64)
+    means = sums.index_add(0, persons, whitened) / counts.clamp(min=1)
+    rest = whitened - means[persons]
+    within = rest.T @ rest / len(rest)
+    between = whitened.T @ whitened / len(rest) - within
+    eye = torch.eye(len(within), dtype=torch.float64)
+    factor = torch.linalg.cholesky(within + 0.01 * eye)
+    inverse = torch.linalg.inv(factor)
+    axes = torch.linalg.eigh(inverse @ between @ inverse.T).eigenvectors.flip(1)[:, :TRAITS]
+    into[: len(within)] = ((axes.T @ inverse) / scale).T.float()
+    back[:, : len(within)] = ((factor @ axes) * scale[:, None]).T.float()
+    return into, back
 
 
 def parse_degrees(text: str) -> dict[str, float]:

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deidcli.evaluate import attributes as attribute_net
 from deidcli.faces import align, recognizers
 from deidcli.faces.align import MEAN_FACE_5
 from deidcli.methods.sdn_bottleneck import (
+    EDGE,
     LATENT,
     Bottleneck,
 )
@@ -46,7 +48,7 @@ from deidcli.methods.sdn_nets import (
     at_grid,
 )
 from deidcli.methods.sdn_painting import Painting
-from deidcli.methods.sdn_shift import Directions, directions
+from deidcli.methods.sdn_shift import Directions, directions, traits
 from deidcli.training import StoppedError, load_checkpoint, log, save_checkpoint
 from deidcli.weights import download_folder, write_own_weights
 
@@ -176,14 +178,24 @@ def _small(chips: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def remember(chips: Tensor, extractor: FeatureExtractor, bottleneck: Bottleneck) -> Identity:
-    """An identity network that knows these faces: (N, S, S, 3) uint8."""
+def remember(
+    chips: Tensor, extractor: FeatureExtractor, bottleneck: Bottleneck, mirrored: bool
+) -> Identity:
+    """An identity network that knows these faces: (N, S, S, 3) uint8.
+
+    Args:
+        mirrored: the second half are mirror images of the first; they get the same descriptor,
+            so that the key never draws among a person and his own mirror image.
+    """
     net = Identity(len(chips))
     for rows in torch.split(torch.arange(len(chips)), 256):
         faces = at_grid(batch_of(chips[rows]))
         net.codes[rows] = bottleneck.components(faces)[:, :LATENT]
         net.rims[rows] = bottleneck.rim(faces, within=True)
-        net.embeddings[rows] = descriptors(chips[rows])
+        net.edges[rows] = bottleneck.edge(faces).to(net.edges)
+    own = len(chips) // 2 if mirrored else len(chips)
+    found = torch.cat([descriptors(some) for some in torch.split(chips[:own], 256)])
+    net.embeddings.copy_(found.repeat(len(chips) // own, 1))
     describe(net, chips, extractor)
     return net
 
@@ -207,13 +219,39 @@ def descriptors(chips: Tensor) -> Tensor:
     return torch.from_numpy(recognizers.embed("dlib", cut))
 
 
+def labels_of(chips: Tensor) -> Tensor:
+    """What the classifier of `deid score` reads off (N, S, S, 3) uint8 chips: (N, 40)."""
+    net, side = attribute_net.load(), chips.shape[1]
+    points = align.apply_affine(align.chip_from_unit(np.eye(2, 3), side, PADDING), MEAN_FACE_5)
+    found = []
+    for some in torch.split(chips, 256):
+        cut = np.stack([attribute_net.cut(net, chip, points) for chip in some.numpy()])
+        found.append(torch.from_numpy(attribute_net.predict(net, cut)))
+    return torch.cat(found)
+
+
 def attribute_directions(faces: Faces, bottleneck: Bottleneck) -> Directions:
     """Sec. 6.2 on the training faces, as the bottleneck renders them."""
     known = faces.labels[:, :].max(1).values >= 0
     rows = _evenly(known.nonzero()[:, 0], 2 * FITTED)
-    parts = [at_grid(batch_of(faces.chips[some])) for some in torch.split(rows, 512)]
-    codes = torch.cat([bottleneck.components(part)[:, :LATENT] for part in parts])
-    return directions(codes, faces.labels[rows])
+    return directions(_codes(faces, rows, bottleneck)[0], faces.labels[rows])
+
+
+def traits_of(faces: Faces, bottleneck: Bottleneck) -> tuple[Tensor, Tensor]:
+    """What tells the training faces' people apart; see sdn_shift.traits."""
+    rows = _evenly((faces.persons >= 0).nonzero()[:, 0], 2 * FITTED)
+    codes, edges = _codes(faces, rows, bottleneck)
+    return traits(codes - edges @ bottleneck.edge_fit, faces.persons[rows])
+
+
+def _codes(faces: Faces, rows: Tensor, bottleneck: Bottleneck) -> tuple[Tensor, Tensor]:
+    """(N, LATENT) components and (N, EDGE) edges."""
+    codes, edges = [torch.zeros(0, LATENT)], [torch.zeros(0, EDGE)]
+    for some in torch.split(rows, 512):
+        chips = at_grid(batch_of(faces.chips[some]))
+        codes.append(bottleneck.components(chips)[:, :LATENT])
+        edges.append(bottleneck.edge(chips).to(chips))
+    return torch.cat(codes), torch.cat(edges)
 
 
 def chosen_of(pool: Faces, settings: Settings) -> Tensor:
@@ -237,11 +275,16 @@ def train_identity(
             net.load_state_dict(saved[name])
         return *nets, faces.persons[rows]
     log("people of the identity network")
-    people = remember(faces.chips[rows], extractor, bottleneck)
-    net = remember(chips, extractor, bottleneck)
+    people = remember(faces.chips[rows], extractor, bottleneck, mirrored=False)
+    net = remember(chips, extractor, bottleneck, mirrored=True)
+    net.labels.copy_(labels_of(chips[: len(chips) // 2]).repeat(2, 1))
     log("directions of the attributes")
     for name, value in asdict(attribute_directions(faces, bottleneck)).items():
         net.get_buffer(name).copy_(value)
+    into, back = traits_of(faces, bottleneck)
+    for one in (net, people):
+        one.into_traits.copy_(into)
+        one.from_traits.copy_(back)
     states = {"pool": net.state_dict(), "people": people.state_dict()}
     save_checkpoint(path, {"settings": fixed, **states})
     return net, people, faces.persons[rows]

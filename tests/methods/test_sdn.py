@@ -23,7 +23,13 @@ from deidcli.methods import sdn_losses as losses
 from deidcli.methods.sdn import SecureDualNetwork, Settings
 from deidcli.methods.sdn_bottleneck import Bottleneck, to_planes, to_rgb
 from deidcli.methods.sdn_identity import Identity
-from deidcli.methods.sdn_shift import canonical, directions, parse_degrees, parse_wanted
+from deidcli.methods.sdn_shift import (
+    canonical,
+    directions,
+    parse_degrees,
+    parse_wanted,
+    traits,
+)
 from tests.conftest import PEOPLE, Outcome, copy_people
 from tests.test_datasets import celeba
 
@@ -376,38 +382,96 @@ def test_restoring_does_not_depend_on_the_batch(
 
 
 def test_the_latent_has_the_attributes_that_are_asked_for(method: SecureDualNetwork) -> None:
-    net, rows = method.identity, torch.arange(400).view(200, 2)
+    net, rows = method.identity, torch.arange(200)
     fitting = torch.arange(200)[:, None] + torch.arange(8)
+    edges, fit = net.edges[200:400], method.bottleneck.edge_fit
     for name in ("Male", "Smiling"):
         for present in (True, False):
-            moved = net.latents(rows, fitting, {name: present}, {})
+            moved = net.latents(rows, fitting, edges, fit, {name: present}, {})
             beyond = net.standing(moved, name) > 0
             assert float((beyond == present).float().mean()) > 0.95
-    plain, shifted = (net.latents(rows, fitting, {}, s) for s in ({}, {"Smiling": 1.0}))
+    given = (rows, fitting, edges, fit)
+    plain, shifted = (net.latents(*given, {}, s) for s in ({}, {"Smiling": 1.0}))
     risen = net.standing(shifted, "Smiling") - net.standing(plain, "Smiling")
     assert torch.allclose(risen, torch.ones(200), atol=0.02)
 
 
 def test_persons_that_are_drawn_fit_and_are_unlike_each_other() -> None:
     """Sex decides who fits; among those, a key that draws otherwise draws another."""
-    net = Identity(200)
+    net = Identity(600)
     column = CELEBA_ATTRIBUTES.index("Male")
-    net.probabilities[:100, column] = 1
-    net.embeddings[torch.arange(200), torch.arange(200) % 20] = 1  # 20 kinds of faces
+    net.probabilities[:300, column] = net.labels[:300, column] = 1
+    net.embeddings[torch.arange(600), torch.arange(600) % 100] = 1  # 100 kinds of faces
     logits = torch.full((2, 40), -20.0)
     logits[0, column] = 20
     given = (logits, torch.zeros(2, 10), torch.zeros(2, 48))
-    drawn = torch.stack(
-        [
-            net.draw(*given, torch.full((2,), (n + 0.5) / 240, dtype=torch.float64), {})[0]
-            for n in range(240)
-        ]
-    )  # (240, 2, 2)
-    assert bool((drawn[:, 0] < 100).all()) and bool((drawn[:, 1] >= 100).all())
-    assert len((drawn[:, 0, 0] % 20).unique()) == 16
-    assert len(drawn[:, 0].unique(dim=0)) == 240  # 16 times 15 persons, each from two
-    asked, _ = net.draw(*given, torch.zeros(2, dtype=torch.float64), {"Male": False})
-    assert bool((asked >= 100).all())
+    numbers = [torch.full((2,), (n + 0.5) / 128, dtype=torch.float64) for n in range(128)]
+    drawn = torch.stack([net.draw(*given, number, {})[0] for number in numbers])  # (128, 2)
+    assert bool((drawn[:, 0] < 300).all()) and bool((drawn[:, 1] >= 300).all())
+    assert len((drawn[:, 0] % 100).unique()) == len(drawn[:, 0].unique()) == 64
+    asked, _ = net.draw(*given, numbers[0], {"Male": False})
+    assert bool((asked >= 300).all())
+
+
+# --- Fitting strangers in
+
+
+def test_a_picture_tells_of_the_face_that_was_in_it(
+    method: SecureDualNetwork, chips: torch.Tensor
+) -> None:
+    """What goes with edge and tone is most of a face's components, and nothing is moved where
+    the picture is the stranger's own."""
+    net = method.bottleneck
+    codes, edges = net.components(chips)[:, :512], net.edge(chips).float()
+    rest = codes - edges @ net.edge_fit
+    assert float((rest - rest.mean(0)).norm()) < 0.75 * float((codes - codes.mean(0)).norm())
+    who = Identity(12)
+    who.codes.copy_(codes)
+    who.edges.copy_(edges)
+    fitting = torch.arange(12)[:, None]
+    for row in (0, 5):
+        rows = torch.full((12,), row)
+        same = who.latents(rows, fitting, edges, net.edge_fit, {}, {})[row]
+        assert torch.allclose(same, codes[row], atol=1e-3)
+    moved = who.latents(torch.zeros(12).long(), fitting * 0, edges, net.edge_fit, {}, {})
+    assert torch.allclose(moved, codes[0] + (edges - edges[0]) @ net.edge_fit, atol=1e-3)
+
+
+def test_a_stranger_looks_as_if_he_had_been_hidden(
+    method: SecureDualNetwork, chips: torch.Tensor
+) -> None:
+    """As much off as a face that was read, with fine components as wide as faces have them."""
+    net, whole = method.bottleneck, method.bottleneck.components(chips)
+    points = torch.randn(12, sdn_keys.CODE, generator=torch.Generator().manual_seed(0))
+    points = torch.nn.functional.normalize(points) * 32
+    noise = float(net.noise[1])
+    read = net.as_read(whole[:, :512], points)
+    right = net.from_point(
+        torch.nn.functional.normalize(net.point(whole) + noise**0.5 * points.flip(0)) * 32,
+        torch.full((12,), noise),
+    )
+    for part in (slice(512), slice(512, None)):
+        sizes = [float(faces[:, part].norm()) for faces in (read, right)]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.4)
+    errors = [float((faces - whole)[:, :512].norm()) for faces in (read, right)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.3)
+
+
+def test_traits_are_what_people_differ_by() -> None:
+    """Two hundred people who differ in the first eighty components, and differ from themselves in
+    the others."""
+    generator = torch.Generator().manual_seed(0)
+    persons = torch.arange(2000) % 200
+    own = torch.randn(200, 300, generator=generator)
+    own[:, 80:] = 0
+    codes = own[persons] * 3 + torch.randn(2000, 300, generator=generator)
+    into, back = traits(codes, persons)
+    kept = codes @ into @ back
+    assert torch.allclose(kept @ into @ back, kept, atol=1e-3)  # a projection
+    assert float(kept[:, :80].norm() / codes[:, :80].norm()) > 0.75
+    assert float(kept[:, 80:].norm() / codes[:, 80:].norm()) < 0.35
+    nobody, _ = traits(codes, torch.full((2000,), -1))
+    assert not nobody.any()
 
 
 def test_attributes_without_a_direction_are_an_error(method: SecureDualNetwork) -> None:

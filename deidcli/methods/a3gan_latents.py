@@ -54,13 +54,13 @@ DEAD = 0.15
 """Differences of probabilities up to this push nothing."""
 SHAPE_WEIGHT = 0.3
 """Of the landmarks' ten coordinates, in standard deviations: yaw, pitch, the eyes' width."""
-TONE_WEIGHTS = (1.0, 5.0)
+TONE_WEIGHTS = (3.0, 8.0)
 """Of the luma of nine parts of the face, and of its chroma."""
 RIM_WEIGHT = 0.25
 """Of the rim's 180 colors: a portrait whose hair and ground go on where the picture's end."""
-CANDIDATES = 350
+CANDIDATES = 380
 """Latents that fit best, among whom one is drawn."""
-WINDOW = (0.0, 0.25)
+WINDOW = (0.0, 0.24)
 """Which candidates may be drawn, by rank of their likeness to the face: 0 is the least alike.
 Whoever keeps sex, age and pose raises the likeness of two people; the window brings it back."""
 

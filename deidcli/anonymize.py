@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deidcli.data.attributes import parse_attributes
-from deidcli.errors import DeidError, UsageError
+from deidcli.errors import Stopped, UsageError
+from deidcli.inputs import local_paths
 from deidcli.methods import (
     keeps_attributes,
     kept_attributes,
@@ -22,13 +23,11 @@ from deidcli.methods import (
 )
 from deidcli.options import Options
 from deidcli.processes import check_device, default_workers, warm_up
+from deidcli.report import Reporter
 from deidcli.settings import GATE_DISTANCE, RunSettings
 
 if TYPE_CHECKING:
-    from deidcli.engines import Progress
-
-Say = Callable[[str], None]
-"""Called with what the user should know, one line each."""
+    from deidcli.data.source import Source
 
 
 def run_settings(options: Options) -> RunSettings:
@@ -76,19 +75,18 @@ def wants_password(settings: RunSettings) -> bool:
 
 
 def anonymize(
-    source: Path,
+    inputs: str | Path | Sequence[str | Path],
     out: Path | None = None,
     options: Options | None = None,
     *,
     passphrase: bytes | None = None,
-    say: Say = lambda line: None,
-    progress: Progress = lambda phase, done, total: None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """De-identify a data set, or finish what an earlier call with the same arguments began.
 
     Args:
-        source: a folder of pictures, or a parquet file.
-        out: what is written; None: `planning.default_output`.
+        inputs: folders, pictures and parquet files; one or several.
+        out: what is written; None: beside a single input, see `planning.default_output`.
         passphrase: where `wants_password` holds.
 
     Returns:
@@ -98,49 +96,85 @@ def anonymize(
         UsageError: an option that is not known.
         DeidError: it cannot be done; the message says why, its hint what to do.
     """
-    options = options or Options()
+    options, reporter = options or Options(), reporter or Reporter()
+    roots = local_paths(inputs)
     settings = run_settings(options)
     if (passphrase is not None) != wants_password(settings):
         raise UsageError(f"{settings.method} and a password do not go together", "see `--seal`")
+    target = output_of(roots, out)
     workers = options.workers or default_workers()
-    if workers > 1:
-        warm_up()  # it imports torch in parallel with what follows
-    from deidcli import planning
-
-    # Links are followed now, so that every check sees the folder that is written.
-    target = Path(os.path.realpath(out if out is not None else planning.default_output(source)))
     try:
-        record = _run(settings, source, target, options, workers, passphrase, say, progress)
+        if workers > 1:
+            warm_up()  # it imports torch in parallel with what follows
+        record = _run(settings, roots, target, options, workers, passphrase, reporter)
     except KeyboardInterrupt:
-        raise DeidError("stopped", "the same command again resumes") from None
+        raise Stopped("the same command again resumes") from None
     return {"output": str(target), **record}
+
+
+def output_of(roots: Sequence[Path], out: Path | None) -> Path:
+    """The folder that a run writes. Links are followed, so that every check sees that folder.
+
+    Raises:
+        UsageError: several inputs, and no output named.
+    """
+    from deidcli.planning import default_output
+
+    if out is None and len(roots) > 1:
+        raise UsageError(
+            f"{len(roots)} INPUTs need a named output", "for example --out ./photos-deid"
+        )
+    return Path(os.path.realpath(default_output(roots[0]) if out is None else out))
+
+
+def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Reporter) -> Source:
+    """All inputs, once; what the user should know of them is told.
+
+    Raises:
+        DeidError: there is none, or OUT is not a place to write them to.
+    """
+    from deidcli import planning
+    from deidcli.data.source import open_source
+
+    reporter.loading("listing the inputs")
+    source = open_source(roots if len(roots) > 1 else roots[0], settings.follow_links)
+    for root in roots:
+        planning.check_output(out, root)
+    for warning in planning.warnings_of(source, settings):
+        reporter.note(f"note: {warning}")
+    return source
+
+
+def parts_to_load(settings: RunSettings) -> str:
+    """What every worker loads before its first picture, in words."""
+    parts = [f"the method {settings.method}"]
+    if settings.detector != "none":
+        parts.insert(0, f"the face detector ({settings.detector})")
+    if settings.gate is not None:
+        parts.append("the gate")
+    return "loading " + " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _run(
     settings: RunSettings,
-    source: Path,
+    roots: Sequence[Path],
     out: Path,
     options: Options,
     workers: int,
     passphrase: bytes | None,
-    say: Say,
-    progress: Progress,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    from deidcli import engines, pipeline, planning
+    from deidcli import engines, pipeline
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
-    from deidcli.data.source import open_source
 
-    found = open_source(source, settings.follow_links)
-    planning.check_output(out, source)
-    for warning in planning.warnings_of(found, settings):
-        say(f"note: {warning}")
+    source = listed(roots, out, settings, reporter)
     journal = Journal(out)
     journal.create()
     with journal.locked():
         run = pipeline.prepare_run(
             settings,
-            found,
+            source,
             out,
             overwrite=options.overwrite,
             device=options.device,
@@ -152,7 +186,8 @@ def _run(
         if done is not None:
             if all(pipeline.is_done(run, shard) for shard in run.source.shards):
                 journal.clean()
-                say("already done, nothing was left to do")
+                reporter.note("already done, nothing was left to do")
                 return done
-            say("some of the output is gone and is made again")
-        return engines.run_local(run, workers, progress)
+            reporter.note("some of the output is gone and is made again")
+        reporter.loading(parts_to_load(settings))
+        return engines.run_local(run, workers, reporter.progress)

@@ -24,10 +24,10 @@ from deidcli.settings import RunSettings
 
 
 def default_output(source: Path) -> Path:
-    """INPUT-deid, beside INPUT."""
-    name = source.resolve().name
-    stem = name[: -len(".parquet")] if name.endswith(".parquet") else name
-    return source.resolve().parent / f"{stem}-deid"
+    """INPUT-deid, beside INPUT; of a file without its extension."""
+    path = source.resolve()
+    stem = path.name if path.is_dir() else path.stem
+    return path.parent / f"{stem}-deid"
 
 
 def predicted_attributes(asked: Sequence[str] | None, source: Source) -> tuple[str, ...]:

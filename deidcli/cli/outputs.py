@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from deidcli.cli.parameters import Json, PasswordFile
-from deidcli.cli.printing import ProgressBar
-from deidcli.errors import DeidError, ExitCode, UsageError
+from deidcli.cli.parameters import Json, PasswordFile, Quiet
+from deidcli.cli.printing import Terminal, end_with, say
+from deidcli.errors import DeidError, ExitCode, Stopped, UsageError
 
 
 def score(
@@ -28,6 +28,7 @@ def score(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one a core.")
     ] = None,
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Measure what is left of identity and of use.
@@ -46,32 +47,36 @@ def score(
     check_device(device)
     on = resolve_device(device)
     try:
-        with ProgressBar() as progress:
+        with Terminal(quiet) as reporter:
             report = scoring.score(
-                published, against, recognizer, on, workers or default_workers(), progress
+                published, against, recognizer, on, workers or default_workers(), reporter.progress
             )
     except KeyboardInterrupt:
-        raise DeidError("stopped", "the same command again goes on from here") from None
-    typer.echo(jsonlib.dumps(report) if json else scoring.table(report, groups))
+        raise Stopped("the same command again goes on from here") from None
+    if json:
+        typer.echo(jsonlib.dumps(report))
+    elif not quiet:
+        typer.echo(scoring.table(report, groups))
 
 
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A finished output.")],
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Prove the accounting and every checksum of an output."""
     from deidcli.verify import verify_output
 
     report = verify_output(Path(os.path.realpath(out)))
-    if json:
-        typer.echo(jsonlib.dumps(report))
-    else:
-        for check in report["checks"]:
-            typer.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}")
+    error = None
     if not report["ok"]:
-        raise DeidError(
+        error = DeidError(
             f"{out} is not what its manifest says", "make it anew: deid anonymize ... --overwrite"
         )
+    if not (json or quiet):
+        for check in report["checks"]:
+            say(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}", 5)
+    end_with(report, error, json)
 
 
 def restore(
@@ -87,6 +92,7 @@ def restore(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what an earlier restore wrote.")
     ] = False,
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Bring the faces of an output back, with its password.
@@ -105,20 +111,21 @@ def restore(
     passphrase = read_passphrase(password_file, context.obj, twice=False)
     limit_threads(default_workers())
     try:
-        with ProgressBar() as progress:
+        with Terminal(quiet) as reporter:
+            reporter.loading("checking the output and loading what restores it")
             said = restoring.restore(
                 source, target, passphrase, networks_only=networks_only, overwrite=overwrite,
-                device=device, batch_size=batch_size, progress=progress,
+                device=device, batch_size=batch_size, progress=reporter.progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        raise DeidError("stopped", "nothing was written") from None
+        raise Stopped("nothing was written") from None
     if json:
         typer.echo(jsonlib.dumps({"output": str(target), **said}))
-    else:
+    elif not quiet:
         for key, meaning in restoring.MEANINGS.items():
-            typer.echo(f"{key:<12}{said['counts'][key]:>8}  {meaning}")
+            say(f"{key:<12}{said['counts'][key]:>8}  {meaning}", 22)
         for entry in said["failed"][:20]:
-            typer.echo(f"  failed: {entry['file_name']}: {entry['reason']}")
-        typer.echo(f"keep private, never publish: {target}")
+            say(f"  failed: {entry['file_name']}: {entry['reason']}", 4)
+        say(f"keep private, never publish: {target}", 2)
     if said["counts"]["failed"]:
         raise typer.Exit(ExitCode.SOME_INPUTS_FAILED)

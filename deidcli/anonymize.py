@@ -86,7 +86,7 @@ def anonymize(
 
     Args:
         inputs: folders, pictures and parquet files; one or several.
-        out: what is written; None: beside a single input, see `planning.default_output`.
+        out: what is written; None: beside the inputs, see `planning.default_output`.
         passphrase: where `wants_password` holds.
 
     Returns:
@@ -116,15 +116,11 @@ def output_of(roots: Sequence[Path], out: Path | None) -> Path:
     """The folder that a run writes. Links are followed, so that every check sees that folder.
 
     Raises:
-        UsageError: several inputs, and no output named.
+        UsageError: no output is named, and the inputs have no folder in common to name it by.
     """
     from deidcli.planning import default_output
 
-    if out is None and len(roots) > 1:
-        raise UsageError(
-            f"{len(roots)} INPUTs need a named output", "for example --out ./photos-deid"
-        )
-    return Path(os.path.realpath(default_output(roots[0]) if out is None else out))
+    return Path(os.path.realpath(default_output(roots) if out is None else out))
 
 
 def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Reporter) -> Source:
@@ -137,9 +133,8 @@ def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Re
     from deidcli.data.source import open_source
 
     reporter.loading("listing the inputs")
-    source = open_source(roots if len(roots) > 1 else roots[0], settings.follow_links)
-    for root in roots:
-        planning.check_output(out, root)
+    source = open_source(roots, settings.follow_links)
+    planning.check_output(out, source)
     for warning in planning.warnings_of(source, settings):
         reporter.note(f"note: {warning}")
     return source

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from deidcli.errors import UsageError
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""A URL, also one whose slashes a shell or a path library has joined."""
-
 
 def local_paths(given: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
     """INPUTs as paths.
 
     Raises:
-        UsageError: there is none, or one is an address on the network.
+        UsageError: there is none.
     """
-    texts = [given] if isinstance(given, str | Path) else list(given)
-    if not texts:
+    paths = [given] if isinstance(given, str | Path) else list(given)
+    if not paths:
         raise UsageError("no INPUT is given", "give a folder, pictures or parquet files")
-    for text in texts:
-        if ADDRESS.match(str(text)) and not Path(text).exists():
-            raise UsageError(
-                f"{text} is an address: deid reads files of this machine and fetches nothing",
-                "download it, then give its folder",
-            )
-    return tuple(Path(text) for text in texts)
+    return tuple(Path(path) for path in paths)
 
 
 def with_list(given: Sequence[str], stdin: BinaryIO | None) -> list[str]:

@@ -34,7 +34,9 @@ def anonymize(
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Default for one INPUT: INPUT-deid, beside it."),
+        typer.Option(
+            "--out", "-o", help="Default: INPUT-deid, beside INPUT or what holds all INPUTs."
+        ),
     ] = None,
     typed: dict[str, Any],
     password_file: PasswordFile = None,

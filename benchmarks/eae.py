@@ -34,7 +34,7 @@ from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.faces import recognizers
 from deidcli.faces.align import MEAN_FACE_5, Image
 from deidcli.faces.detect import detect_hog, landmarks
-from deidcli.methods import Context, eae
+from deidcli.methods import Context, eae, eae_settings
 from deidcli.training_chips import Chips, load_all
 from deidcli.weights import download_folder, own_cards
 
@@ -81,7 +81,7 @@ def publish(method: eae.EmbeddedAutoencoders, chips: NDArray[np.uint8]) -> NDArr
 
 def labels_of(chips: Chips, letters: str) -> NDArray[np.bool_]:
     """(N, m) whether the attributes are there."""
-    columns = [CELEBA_ATTRIBUTES.index(name) for name in eae.names_of(letters)]
+    columns = [CELEBA_ATTRIBUTES.index(name) for name in eae_settings.names_of(letters)]
     return chips.labels[:, columns] == 1
 
 
@@ -101,9 +101,9 @@ def read(pictures: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
     """(N, m): what the FSN reads off chips."""
     size = eae.SIZES[size_of()]
     fsn = eae.FeatureSelection(size, len(eae.LETTERS))
-    eae.load_part(fsn, eae.card_name(size_of(), "fsn"), "cpu")
+    eae.load_part(fsn, eae_settings.card_name(size_of(), "fsn"), "cpu")
     order = list(eae.LETTERS.values())
-    chosen = [order.index(name) for name in eae.names_of(letters)]
+    chosen = [order.index(name) for name in eae_settings.names_of(letters)]
     parts = []
     for start in range(0, len(pictures), 64):
         batch = torch.from_numpy(np.ascontiguousarray(pictures[start : start + 64]))
@@ -329,7 +329,7 @@ def measure(args: argparse.Namespace) -> None:
         pictures = publish(method, test.chips)
         result: dict[str, Any] = {"attrs": letters, "network": args.network, "n": len(test)}
         result["majority"] = [round(100 * max(v, 1 - v), 2) for v in labels.mean(0)]
-        columns = [every.index(name) for name in eae.names_of(letters)]
+        columns = [every.index(name) for name in eae_settings.names_of(letters)]
         result["fsn originals"] = percent(originals[:, columns], labels)
         few, which = distinct(pictures)
         result["fsn published"] = percent(read(few, letters)[which], labels)
@@ -349,7 +349,7 @@ def lfw(args: argparse.Namespace) -> None:
     chips = chips_of(sorted((args.data / "lfw").glob("test-*.parquet")), args.cache)
     chips = chips.keep(np.arange(len(chips)) % args.step == 0)
     for letters in args.attrs or ("GS",):
-        columns = [CELEBA_ATTRIBUTES.index(name) for name in eae.names_of(letters)]
+        columns = [CELEBA_ATTRIBUTES.index(name) for name in eae_settings.names_of(letters)]
         labels = chips.labels[:, columns]
         pictures = publish(method_of(letters, args.network), chips.chips)
         result: dict[str, Any] = {
@@ -395,8 +395,8 @@ def fresh_accuracy(
         targets = torch.from_numpy(labels_of(train, "GSBEY").astype(np.float32))
         net = fresh_network(small(train.chips), targets, 5, 0)
         np.save(path, (answers(net, small(test.chips)) > 0).numpy())
-    order = list(eae.names_of("GSBEY"))
-    columns = [order.index(name) for name in eae.names_of(letters)]
+    order = list(eae_settings.names_of("GSBEY"))
+    columns = [order.index(name) for name in eae_settings.names_of(letters)]
     labels = labels_of(test, letters)
     targets = torch.from_numpy(labels_of(train, letters).astype(np.float32))
     net = fresh_network(small(publish(method, train.chips)), targets, 5, 0)

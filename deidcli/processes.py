@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -20,24 +22,43 @@ def default_workers() -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Threads of torch and OpenCV in this process."""
+    """Threads of OpenCV and torch in this process; torch may be loaded later, or never."""
     import cv2
-    import torch
 
-    torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
-PRELOADED = ["torch", "deidcli.pipeline", "deidcli.methods.filters", "deidcli.faces.dlib_nets"]
+PRELOADED = ("deidcli.pipeline", "deidcli.faces.dlib_nets")
+"""For commands that run networks."""
 
 
-def warm_up() -> None:
-    """Start the server that workers are forked from; it imports torch while this process goes on.
+def modules_of(method: str, gate: bool, detector: str) -> tuple[str, ...]:
+    """What a run's workers import, and nothing that they do not need: above all not torch.
+
+    Args:
+        method: where the method's class is, `module:Class`.
+        gate: whether there is one.
+    """
+    modules = ["deidcli.pipeline", method.partition(":")[0]]
+    if gate:
+        modules.append("deidcli.faces.gate")
+    if detector == "cnn":
+        modules.append("deidcli.faces.dlib_nets")
+    return tuple(modules)
+
+
+def warm_up(modules: Sequence[str] = PRELOADED) -> None:
+    """Start the server that workers are forked from; it imports while this process goes on.
 
     It imports once, and forks from a process that has no threads of its own: workers start in
     milliseconds and share what was imported.
     """
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    multiprocessing.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
 
 

@@ -21,22 +21,22 @@ def methods(
     json: Json = False,
 ) -> None:
     """List the methods, or the settings of one."""
-    from deidcli.methods import METHODS, describe_settings, method_class
+    from deidcli.methods import METHODS, describe_settings, method_facts
 
     if name is None:
-        lines = {key: _first_line(method_class(key).__doc__) for key in METHODS}
+        lines = {key: _first_line(method_facts(key).__doc__) for key in METHODS}
         if json:
             typer.echo(jsonlib.dumps(lines))
         else:
             table(list(lines.items()))
         return
-    method_class(name)
+    method_facts(name)
     rows = describe_settings(name)
     if json:
         keys = ("name", "type", "default", "help")
         typer.echo(jsonlib.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return
-    say(_first_line(method_class(name).__doc__))
+    say(_first_line(method_facts(name).__doc__))
     for key, kind, default, text in rows:
         say(f"  --set {key}={default:<8} {kind}", 6)
         say(f"      {text}", 6)

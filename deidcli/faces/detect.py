@@ -24,6 +24,7 @@ from deidcli.faces.align import (
     scale_of,
     unit_affine,
 )
+from deidcli.processes import resolve_device
 from deidcli.weights import DLIB_LANDMARKS, pip_file
 
 UPSAMPLE = 2.0
@@ -203,7 +204,7 @@ class Detector:
         from deidcli.faces.dlib_nets import detect_cnn, load_detector  # imports torch
 
         if self._network is None:
-            self._network = load_detector(self._device)
+            self._network = load_detector(resolve_device(self._device))
         height, width = frame.shape[:2]
         scale = min(most, working_scale(height, width, megapixels))
         found = detect_cnn(self._network, frame, scale=scale)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from deidcli.faces import recognizers
 from deidcli.methods import a3gan_losses as losses
 from deidcli.methods.a3gan import card_name, edge, mask_of, recognizer_view
-from deidcli.methods.a3gan_canvas import ATTRIBUTES, LATENT
+from deidcli.methods.a3gan_canvas import LATENT
 from deidcli.methods.a3gan_latents import describe, tempered
 from deidcli.methods.a3gan_loop import (
     GAN,
@@ -44,6 +44,7 @@ from deidcli.methods.a3gan_loop import (
 )
 from deidcli.methods.a3gan_nets import SIZES, Discriminator, Generator
 from deidcli.methods.a3gan_reader import train_reader
+from deidcli.methods.a3gan_settings import ATTRIBUTES
 from deidcli.methods.a3gan_teacher import (
     Lesson,
     Material,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.faces import recognizers
-from deidcli.methods import eae
+from deidcli.methods import eae, eae_settings
 from deidcli.methods.eae_loop import (
     Run,
     Settings,
@@ -277,7 +277,7 @@ def _warm_start(run: Run, model: eae.InternalAutoencoder, path: Path) -> None:
     """The encoder of other weights, and of its code the units of the asked attributes."""
     from safetensors.torch import load_file
 
-    names = eae.names_of(metadata(path)["settings"]["attrs"])
+    names = eae_settings.names_of(metadata(path)["settings"]["attrs"])
     chosen = [names.index(name) for name in run.attributes]
     tensors = {name: value.float() for name, value in load_file(path).items()}
     own = model.state_dict()

@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from benchmarks.leakage import blur, jpeg, numbers
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.data.attributes import LETTERS as ALL_LETTERS
 from deidcli.faces import recognizers
 from deidcli.faces.align import MEAN_FACE_5, Image
 from deidcli.faces.detect import detect_hog, landmarks
@@ -100,9 +101,9 @@ def distinct(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 def read(pictures: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
     """(N, m): what the FSN reads off chips."""
     size = eae.SIZES[size_of()]
-    fsn = eae.FeatureSelection(size, len(eae.LETTERS))
+    fsn = eae.FeatureSelection(size, len(ALL_LETTERS))
     eae.load_part(fsn, eae_settings.card_name(size_of(), "fsn"), "cpu")
-    order = list(eae.LETTERS.values())
+    order = list(ALL_LETTERS.values())
     chosen = [order.index(name) for name in eae_settings.names_of(letters)]
     parts = []
     for start in range(0, len(pictures), 64):
@@ -322,7 +323,7 @@ def measure(args: argparse.Namespace) -> None:
     test = chips_of(sorted(celeba.glob("test-*.parquet")), args.cache)
     some = test.keep(np.arange(len(test)) % 2 == 0)
     test, every_second = (some, 1) if args.half else (test, 2)
-    every, originals = list(eae.LETTERS.values()), read(test.chips, "GSBEY")
+    every, originals = list(ALL_LETTERS.values()), read(test.chips, "GSBEY")
     for letters in args.attrs or LETTERS:
         method = method_of(letters, args.network)
         labels = labels_of(test, letters)

@@ -104,6 +104,14 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            help="Keep the faces cut out of DATA here, as they are, for the next training; "
+            "default: in --out, until this one is done.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train weights. The same command again goes on after a kill.
@@ -134,7 +142,7 @@ def train(
     chosen = parse_fields(what, recipe.Settings, given)
     folder = out or Path("runs") / what
     try:
-        made = recipe.train(data, folder, chosen, validation=validation or ())
+        made = recipe.train(data, folder, chosen, cache=cache, validation=validation or ())
     except KeyboardInterrupt:
         raise Stopped("the same command again goes on from here") from None
     for path in made if isinstance(made, list) else [made]:

@@ -55,12 +55,14 @@ from deidcli.methods.a3gan_teacher import (
 )
 from deidcli.methods.dae_nets import PADDING
 from deidcli.training import StoppedError, log, take_steps, update_average
-from deidcli.weights import download_folder, write_own_weights
+from deidcli.training_chips import with_own_faces
+from deidcli.weights import write_own_weights
 
 SHEET = 12
 """Faces on the sample sheet."""
 
 
+@with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
@@ -74,7 +76,7 @@ def train(
     Args:
         data, validation: as `deid anonymize` takes them, with CelebA's attributes. The validation
             set is read by the reader and shown on the sample sheet.
-        cache: folder for the cut chips; default: `chips` in the user's cache folder.
+        cache: folder for the cut chips; default: `faces` in `out`, removed at the end.
         stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
@@ -83,7 +85,8 @@ def train(
     torch.set_num_threads(settings.threads)
     run = Run(settings, out, stop_after)
     try:
-        return _train(data, validation, run, cache or download_folder() / "chips")
+        assert cache is not None, "with_own_faces names it"
+        return _train(data, validation, run, cache)
     except StoppedError:
         return None
 

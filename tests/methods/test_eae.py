@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.data.attributes import CELEBA_ATTRIBUTES, LETTERS
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import chip_affine, crop
 from deidcli.faces.detect import detect_hog, landmarks
@@ -271,9 +271,9 @@ def test_the_picture_is_a_function_of_the_bits_alone(method: EmbeddedAutoencoder
 def test_the_frozen_fsn_reads_the_code_off_every_picture(method: EmbeddedAutoencoders) -> None:
     """The asked attributes are there, in each of the sixteen pictures."""
     names = eae_settings.names_of("GSBE")
-    fsn = eae.FeatureSelection(method.size, len(eae.LETTERS))
+    fsn = eae.FeatureSelection(method.size, len(LETTERS))
     eae.load_part(fsn, eae_settings.card_name("compact", "fsn"), "cpu")
-    order = list(eae.LETTERS.values())
+    order = list(LETTERS.values())
     codes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * len(names))
     with torch.inference_mode():
         pictures = torch.cat([method._picture(tuple(code.tolist())) for code in codes])

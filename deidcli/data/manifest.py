@@ -78,6 +78,8 @@ class Tally:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     published: int = 0
     faces: int = 0
+    covered: int = 0
+    doubtful: int = 0
 
     def add(self, row: dict[str, Any]) -> None:
         self.statuses[row["status"]] += 1
@@ -86,6 +88,8 @@ class Tally:
             self.reasons[(row["status"], row["reason"])] += 1
         self.published += len(row["outputs"])
         self.faces += row["faces"]
+        self.covered += row["covered"]
+        self.doubtful += bool(row["doubts"])
 
     def counts(self, inputs: int) -> dict[str, int]:
         """Inputs by status, the number that was listed before the run, and what was published."""
@@ -96,6 +100,8 @@ class Tally:
             "inputs": inputs,
             "published": self.published,
             "faces": self.faces,
+            "covered": self.covered,
+            "doubtful": self.doubtful,
         }
 
 

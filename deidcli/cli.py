@@ -203,7 +203,7 @@ def _anonymize(
 
     check_device(device)
     found = open_source(source, settings.follow_links)
-    planning.check_output(out, source)
+    planning.check_output(out, found)
     for warning in planning.warnings_of(found, settings):
         typer.echo(f"note: {warning}", err=True)
     journal = Journal(out)

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from deidcli import __version__, planning
 from deidcli.data import manifest, sealed
-from deidcli.data.journal import Journal, new_secret, seeded_secret
+from deidcli.data.journal import Journal, new_secret, recorded_roots, seeded_secret
+from deidcli.data.listing import some
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.samples import Sample, read_samples
 from deidcli.data.sink import (
@@ -75,9 +76,10 @@ def prepare_run(
         journal.clear()
     now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
     record = journal.read_run()
-    if record is not None and record["source"] != str(source.root.resolve()):
+    roots = [str(root.resolve()) for root in source.roots]
+    if record is not None and recorded_roots(record) != roots:
         raise DeidError(
-            f"{out} was made from another input, {record['source']}",
+            f"{out} was made from another input, {some(recorded_roots(record))}",
             "choose another --out, or start anew with --overwrite",
         )
     if record is not None and record["fingerprint"] != print_of_run:
@@ -94,7 +96,7 @@ def prepare_run(
             "fingerprint": print_of_run,
             "run": now,
             "deid": __version__,
-            "source": str(source.root.resolve()),
+            "source": roots,
             "secret": secret,
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }

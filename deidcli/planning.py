@@ -13,21 +13,33 @@ from typing import Any
 
 import numpy as np
 
+from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS
 from deidcli.data.journal import Journal, private_folder
+from deidcli.data.listing import printable
 from deidcli.data.sink import scratch, write_atomic, writing
-from deidcli.data.source import Source, printable
-from deidcli.errors import DeidError
+from deidcli.data.source import Source
+from deidcli.errors import DeidError, UsageError
 from deidcli.methods import Plan, PlanFace, keeps_attributes, method_warning
 from deidcli.passwords import Kdf, derive, new_kdf
 from deidcli.run import RunKeys
 from deidcli.settings import RunSettings
 
 
-def default_output(source: Path) -> Path:
-    """INPUT-deid, beside INPUT."""
-    name = source.resolve().name
-    stem = name[: -len(".parquet")] if name.endswith(".parquet") else name
-    return source.resolve().parent / f"{stem}-deid"
+def default_output(roots: Path | Sequence[Path]) -> Path:
+    """INPUT-deid, beside INPUT; of several inputs, beside the folder that they all lie in.
+
+    Raises:
+        UsageError: that folder is the file system's root.
+    """
+    paths = [roots.resolve()] if isinstance(roots, Path) else sorted({r.resolve() for r in roots})
+    only = paths[0]
+    if len(paths) > 1:
+        only = Path(os.path.commonpath([path.parent for path in paths]))
+    if not only.name:
+        raise UsageError("the inputs have no folder in common", "name the output with --out")
+    known = only.suffix.lower() in (".parquet", *FORMAT_OF_EXTENSION, *READ_ONLY_EXTENSIONS)
+    stem = only.stem if len(paths) == 1 and known and not only.is_dir() else only.name
+    return only.parent / f"{stem}-deid"
 
 
 def predicted_attributes(asked: Sequence[str] | None, source: Source) -> tuple[str, ...]:
@@ -35,7 +47,7 @@ def predicted_attributes(asked: Sequence[str] | None, source: Source) -> tuple[s
     return tuple(name for name in asked or () if name not in source.label_names)
 
 
-def check_output(out: Path, source: Path) -> None:
+def check_output(out: Path, source: Source) -> None:
     """Make sure that nothing of anybody else's is touched. Writes nothing.
 
     Raises:
@@ -49,19 +61,11 @@ def check_output(out: Path, source: Path) -> None:
         ) from None
 
 
-def _check_output(out: Path, source: Path) -> None:
+def _check_output(out: Path, source: Source) -> None:
     if not out.name or printable(str(out)) != str(out):
         raise DeidError(f"{printable(str(out))!r} cannot be the output", "name a folder with --out")
-    real_out, real_source = out.resolve(), source.resolve()
-    private = private_folder(real_out)
-    inside = real_source.is_dir() and (
-        real_out.is_relative_to(real_source) or private.is_relative_to(real_source)
-    )
-    if inside or real_source.is_relative_to(real_out) or real_source.is_relative_to(private):
-        raise DeidError(
-            f"the output {out} and the input {source} lie one in the other",
-            f"choose a folder beside it, such as --out {default_output(source)}",
-        )
+    for root in (*source.roots, *source.linked):
+        _check_apart(out, root, source)
     for path in (out, private_folder(out)):
         if path.exists() and not path.is_dir():
             raise DeidError(f"{path} is a file", "choose another folder with --out")
@@ -77,6 +81,19 @@ def _check_output(out: Path, source: Path) -> None:
         raise DeidError(
             f"{journal} holds something that deid did not write there",
             "choose another folder with --out",
+        )
+
+
+def _check_apart(out: Path, root: Path, source: Source) -> None:
+    real_out, real_root = out.resolve(), root.resolve()
+    private = private_folder(real_out)
+    inside = real_root.is_dir() and (
+        real_out.is_relative_to(real_root) or private.is_relative_to(real_root)
+    )
+    if inside or real_root.is_relative_to(real_out) or real_root.is_relative_to(private):
+        raise DeidError(
+            f"the output {out} and the input {root} lie one in the other",
+            f"choose a folder beside it, such as --out {default_output(source.roots)}",
         )
 
 
@@ -110,7 +127,7 @@ def warnings_of(source: Source, settings: RunSettings) -> list[str]:
     if predicted:
         said.append(f"the input has no labels for {', '.join(predicted)}: they are predicted")
     kept = kept_labels(settings)
-    if source.kind == "parquet" and kept is not None:
+    if source.has_parquet and kept is not None:
         away = sorted(set(source.label_names) - set(kept))
         if away:
             said.append(f"columns not published, {settings.method} keeps others: {', '.join(away)}")

@@ -293,9 +293,9 @@ def _restore_all(
 ) -> tuple[dict[str, int], list[dict[str, str]]]:
     tally, total = _Tally(Counter(), []), int(record["counts"]["published"])
     progress("restoring", 0, total)
-    with RestoredFiles(out, folder, record["input"]["kind"] == "parquet") as files:
+    with RestoredFiles(out, folder) as files:
         waiting: list[Picture] = []
-        for picture in read_pictures(out, record["input"]["kind"] == "parquet"):
+        for picture in read_pictures(out):
             waiting.append(picture)
             if restorer.is_full(waiting):
                 _close(waiting, restorer, files, tally)

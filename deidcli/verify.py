@@ -149,13 +149,18 @@ def _metadata(out: Path, record: dict[str, Any]) -> str:
     table = pq.read_table(out / "metadata.parquet", columns=["file_name", "status"])
     listed, counts = table["file_name"].to_pylist(), record["counts"]
     _require(len(listed) == counts["published"] == len(set(listed)), "rows are missing or double")
-    if record["input"]["kind"] == "folder":
-        _require(set(listed) == _pictures(out), "not the files of SHA256SUMS")
-    else:
-        rows = Counter(name.rpartition("#")[0] for name in listed)
-        for name in _pictures(out):
-            there = pq.read_metadata(out / name).num_rows
-            _require(there == rows[name], f"{name} has {there} rows, not {rows[name]}")
+    files = _pictures(out)
+    pictures = {name for name in listed if name.startswith("images/")}
+    _require(
+        pictures == {name for name in files if name.startswith("images/")},
+        "not the files of SHA256SUMS",
+    )
+    rows = Counter(name.rpartition("#")[0] for name in listed if name not in pictures)
+    tables = files - pictures
+    _require(rows.keys() <= tables, "not the files of SHA256SUMS")
+    for name in tables:
+        there = pq.read_metadata(out / name).num_rows
+        _require(there == rows[name], f"{name} has {there} rows, not {rows[name]}")
     if record["settings"]["output"] == "frames":
         found = Counter(table["status"].to_pylist())
         _require(
@@ -187,11 +192,11 @@ def _links(out: Path, record: dict[str, Any]) -> str:
     _require(all(found[s] == record["counts"][s] for s in STATUSES), "statuses differ")
     outputs = [name for row in rows for name in row["outputs"]]
     _require(len(outputs) == record["counts"]["published"], "outputs differ")
-    if record["input"]["kind"] == "folder":
-        sums = read_sums(out)
-        for path in sorted(Journal(out).parts.glob("*.parquet")):
-            for part in pq.read_table(path, columns=["outputs"])["outputs"].to_pylist():
-                for output in part:
-                    same = sums.get(f"images/{output['name']}") == output["sha256"]
-                    _require(same, f"not what the run wrote: {output['name']}")
+    sums = read_sums(out)
+    linked = {row["source"]: row["outputs"] for row in rows}
+    for path in sorted(Journal(out).parts.glob("*.parquet")):
+        for part in pq.read_table(path, columns=["source", "outputs"]).to_pylist():
+            for name, output in zip(linked[part["source"]], part["outputs"], strict=True):
+                same = name.startswith("data/") or sums.get(name) == output["sha256"]
+                _require(same, f"not what the run wrote: {name}")
     return f"{len(rows)} inputs, {len(outputs)} outputs"

@@ -284,7 +284,7 @@ def test_clear_errors(tmp_path: Path, deid: Deid) -> None:
     cases: list[tuple[list[object], int, str]] = [
         (["anonymize", tmp_path / "missing"], 1, "does not exist"),
         (["anonymize", empty], 1, "holds no picture"),
-        (["anonymize", tmp_path / "file.txt"], 1, "neither a folder nor a parquet"),
+        (["anonymize", tmp_path / "file.txt"], 1, "neither a picture nor a parquet"),
         (["anonymize", folder, "--out", folder / "out"], 1, "one in the other"),
         (["anonymize", folder, "--out", folder], 1, "one in the other"),
         (["anonymize", folder, "--out", tmp_path], 1, "one in the other"),

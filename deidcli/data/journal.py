@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +254,12 @@ class Journal:
 def private_folder(out: Path) -> Path:
     """OUT.private, beside OUT."""
     return out.with_name(out.name + ".private")
+
+
+def recorded_roots(record: Mapping[str, Any]) -> list[str]:
+    """The real paths of the inputs of a recorded run."""
+    value = record["source"]
+    return [str(value)] if isinstance(value, str) else [str(path) for path in value]
 
 
 def new_secret() -> str:

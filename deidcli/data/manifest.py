@@ -172,14 +172,14 @@ def write_tables(
             published.add({name: row.get(name) for name in schema.names})
             if has_seal:
                 places.append(place)
-            if source.kind == "folder":
+            if str(row["file_name"]).startswith("images/"):
                 sums.append((str(row["file_name"]), sha256))
         published.flush()
         links.flush()
-    shards = _merge_shards(out, source) if source.kind == "parquet" else []
+    shards = _merge_shards(out, source)
     others = list(shards)
     if has_seal:
-        if source.kind == "parquet":  # in the order of their rows, however the names are sorted
+        if source.has_parquet:  # in the order of their rows, however the names are sorted
             places.sort(key=lambda place: (place.shard, place.row))
         sealed.merge(out, places, len(source.shards))
         others.append(sealed.FILE)
@@ -341,13 +341,7 @@ def write_card(out: Path, source: Source, record: dict[str, Any], shards: Sequen
 
 def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
     """The text of the dataset card."""
-    if source.kind == "folder":
-        splits = {"train": ["metadata.parquet", "images/**"]}
-    else:
-        splits = _splits(shards)
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
-    for split, paths in splits.items():
-        lines += [f"  - split: {split}", "    path:", *(f"    - {json.dumps(p)}" for p in paths)]
+    lines = ["---", "configs:", *_configs(source, shards)]
     counts = record["counts"]
     gate = record["gate"]
     gate_text = (
@@ -370,6 +364,7 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
         f"{counts['skipped']} not pictures",
         f"- attribute labels in the metadata: {kept}",
         f"- gate: {gate_text}",
+        *_mixed_lines(source),
         *_password_lines(record),
         "",
         "De-identified means that faces were replaced and checked as the manifest says. It is no",
@@ -380,6 +375,31 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _configs(source: Source, shards: Sequence[str]) -> list[str]:
+    """What Hugging Face's loader is to read: of a mixed output the pictures alone, for it reads
+    one kind of files a repository."""
+    if source.kind == "parquet":
+        splits = _splits(shards)
+    elif source.kind == "folder":
+        splits = {"train": ["metadata.parquet", "images/**"]}
+    else:  # metadata.parquet has rows of both, and a reader of pictures would miss the others
+        splits = {"train": ["images/**"]}
+    lines = ["- config_name: default", "  data_files:"]
+    for split, paths in splits.items():
+        lines += [f"  - split: {split}", "    path:", *(f"    - {json.dumps(p)}" for p in paths)]
+    return lines
+
+
+def _mixed_lines(source: Source) -> list[str]:
+    """How the other half of a mixed output is loaded."""
+    if source.kind != "mixed":
+        return []
+    return [
+        "- pictures lie in `images/`, the rows of parquet inputs in `data/`: load those with",
+        '  `load_dataset("parquet", data_files="data/**/*.parquet")`',
+    ]
 
 
 def _password_lines(record: dict[str, Any]) -> list[str]:

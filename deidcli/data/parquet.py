@@ -26,6 +26,10 @@ ROWS_A_READ = 32
 """Rows held in memory at once."""
 
 
+class NoPictures(DeidError):
+    """A parquet file without a column of pictures."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which columns of a file hold what."""
@@ -120,7 +124,7 @@ def _layout(file: pq.ParquetFile) -> Layout:
     schema = file.schema_arrow
     image = _image_column(file)
     if image is None:
-        raise DeidError(
+        raise NoPictures(
             f"no image column (columns: {', '.join(schema.names[:12])})",
             "an image column is struct<bytes, path>, or binary that holds encoded pictures",
         )

@@ -104,20 +104,26 @@ def _face_fields(kind: pa.DataType) -> set[str]:
     return {kind.value_type.field(n).name for n in range(kind.value_type.num_fields)}
 
 
-def read_pictures(out: Path, is_parquet: bool) -> Iterator[Picture]:
-    """Every published picture: a folder's in metadata.parquet's order, parquet's file by file."""
+def read_pictures(out: Path) -> Iterator[Picture]:
+    """Every published picture: the rows of parquet files, file by file, then files in
+    metadata.parquet's order."""
     table = read_metadata(out)
-    if is_parquet:
-        yield from _from_parquet(out, table)
-        return
+    yield from _from_parquet(out, table)
     for batch in table.to_batches(256):
         for meta in batch.to_pylist():
             name = str(meta["file_name"])
+            if is_row(name):
+                continue
             try:
                 yield Picture(name, meta, data=inside(out, name, "images").read_bytes())
             except OSError as error:
                 reason = f"cannot be read: {error.strerror or 'not in OUT'}"
                 yield Picture(name, meta, problem=reason)
+
+
+def is_row(name: str) -> bool:
+    """Whether a `file_name` of metadata.parquet is that of a row of a published parquet file."""
+    return name.startswith("data/")
 
 
 def inside(root: Path, name: str, folder: str) -> Path:
@@ -137,6 +143,8 @@ def inside(root: Path, name: str, folder: str) -> Path:
 def _from_parquet(out: Path, table: pa.Table) -> Iterator[Picture]:
     places: dict[str, dict[int, int]] = {}
     for index, listed in enumerate(table["file_name"].to_pylist()):
+        if not is_row(str(listed)):
+            continue
         file, _, row = str(listed).rpartition("#")
         places.setdefault(file, {})[int(row) if row.isdecimal() else -1 - index] = index
     for file, indices in places.items():
@@ -191,7 +199,6 @@ class RestoredFiles:
 
     out: Path
     folder: Path
-    is_parquet: bool
     _taken: set[str] = field(default_factory=set, init=False)
     _rows: list[dict[str, Any]] = field(default_factory=list, init=False)
     _file: _ParquetFile | None = field(default=None, init=False)
@@ -210,7 +217,7 @@ class RestoredFiles:
             Unwritable: its name is the problem.
             OSError: the disk is.
         """
-        name = self._write_row(result) if self.is_parquet else self._write_file(result)
+        name = self._write_row(result) if is_row(result.picture.name) else self._write_file(result)
         self._rows.append({**result.picture.meta, "file_name": name, "restored": result.how})
         if len(self._rows) >= 1024:
             self._flush()

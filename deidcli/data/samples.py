@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from deidcli.data.attributes import Labels, to_label
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
+from deidcli.data.listing import printable
 from deidcli.data.parquet import ParquetShard
-from deidcli.data.source import FolderShard, Item, Shard, printable
+from deidcli.data.source import FolderShard, Item, Shard
 
 LARGEST_FILE = 2 << 30
 """Bytes; larger files are withheld unread."""

@@ -1,30 +1,31 @@
-"""Where pictures come from: a folder of any depth, or parquet shards.
+"""Where pictures come from: folders of any depth, parquet shards, single pictures.
 
 `open_source` lists every input once, in a fixed order, and cuts the list into shards: slices of
-the sorted folder, or row groups of a parquet file. A shard is pickled to whoever works on it.
+the listed pictures, or row groups of a parquet file. A shard is pickled to whoever works on it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from deidcli.data import parquet
 from deidcli.data.attributes import LabelFiles, Labels, lfw_identity, read_label_files
-from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks_like_image
+from deidcli.data.images import FORMAT_OF_EXTENSION
+from deidcli.data.listing import File, Root, is_shard, list_files, name_roots, printable
 from deidcli.errors import DeidError
 
-Kind = Literal["folder", "parquet"]
+Kind = Literal["folder", "parquet", "mixed"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file of a folder."""
+    """One file that is no parquet file."""
 
     key: str
     """Path relative to the input, `/` between its parts, printable."""
@@ -41,11 +42,13 @@ class Item:
     identity: str | None = None
     size: int = 0
     """Bytes."""
+    root: str = ""
+    """The real path that it must not lead out of; empty: links are followed."""
 
 
 @dataclass(frozen=True)
 class FolderShard:
-    """A slice of the sorted folder."""
+    """A slice of the listed files."""
 
     index: int
     items: tuple[Item, ...]
@@ -63,13 +66,14 @@ Shard = FolderShard | parquet.ParquetShard
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that was found at the input, before any picture is opened."""
+    """Everything that was found at the inputs, before any picture is opened."""
 
     kind: Kind
     root: Path
+    """The first input."""
     shards: tuple[Shard, ...]
     total: int
-    """Inputs: files of a folder, or rows (an unreadable parquet file is one input)."""
+    """Inputs: files, or rows (an unreadable parquet file is one input)."""
     signature: str
     """Changes when a file is added, removed, renamed or resized."""
     warnings: tuple[str, ...] = ()
@@ -81,142 +85,129 @@ class Source:
     has_identity: bool = False
     private_warnings: tuple[str, ...] = ()
     """Warnings that name files: shown to the user, never published."""
+    roots: tuple[Path, ...] = ()
+    """All inputs, without doubles, in the order of their keys."""
+    linked: tuple[Path, ...] = ()
+    """Real paths of folders outside that links led to (--follow-links)."""
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether files are published below OUT/images."""
+        return self.kind != "parquet"
+
+    @property
+    def has_parquet(self) -> bool:
+        """Whether rows are published below OUT/data."""
+        return self.kind != "folder"
 
 
-def open_source(root: Path, follow_links: bool = False) -> Source:
-    """List the inputs below a folder, or of one parquet file.
+def open_source(roots: Path | Sequence[Path], follow_links: bool = False) -> Source:
+    """List the inputs: pictures and parquet files, in folders of any depth or named one by one.
+
+    Args:
+        roots: one or several folders or files. Where there are several, keys begin with a root's
+            own name, made unique; what is named twice is listed once.
 
     Raises:
-        DeidError: nothing there, not readable, or no picture in it.
+        DeidError: one of them is not there, cannot be read or is nothing that holds pictures, or
+            there is no picture in any.
     """
-    if printable(str(root)) != str(root):
+    given = [roots] if isinstance(roots, Path) else list(roots)
+    if not given:
+        raise DeidError("no input was named", "give a folder of pictures or a parquet file")
+    for path in given:
+        _check_root(path)
+    named = name_roots(given)
+    listing = list_files(named, follow_links)
+    twice = listing.twice + len(given) - len(named)
+    said = [f"{twice} inputs were named twice or lie in another one: listed once"] if twice else []
+    return _source(named, listing.files, tuple(listing.linked), said)
+
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.+)")
+
+
+def _check_root(path: Path) -> None:
+    """Refuse what is no input at all, before anything is listed."""
+    address = _ADDRESS.fullmatch(str(path))
+    if address and not path.exists():
+        raise DeidError(
+            f"{printable(address[1])}://{printable(address[2])} is an address; deid reads files "
+            "of this machine only",
+            "download it first, then give the folder",
+        )
+    if not path.exists():
+        shown = printable(str(path))
+        raise DeidError(f"{shown} does not exist", "give a folder of pictures or a parquet file")
+    is_picture = path.is_file() and path.suffix.lower() != ".parquet"
+    if printable(str(path)) != str(path) and not is_picture:
         raise DeidError("the input's path is not UTF-8", "rename the folder")
-    if not root.exists():
-        raise DeidError(f"{root} does not exist", "give a folder of pictures or a parquet file")
-    if root.is_file():
-        if root.suffix.lower() != ".parquet":
-            raise DeidError(
-                f"{root} is neither a folder nor a parquet file",
-                "give the folder that holds the pictures",
-            )
-        return _parquet_source(root, [_File(root.name, root)])
-    files = list(_walk(root, follow_links))
-    pictures = [f for f in files if f.status == "" and f.is_picture]
-    shards = [f for f in files if f.status == "" and f.key.lower().endswith(".parquet")]
-    if shards and not pictures:
-        return _parquet_source(root, files)
-    if not pictures and not any(f.status == "failed" for f in files):
-        found = f"{len(files)} other files" if files else "nothing"
-        raise DeidError(f"{root} holds no picture ({found} found)", "give a folder of pictures")
-    return _folder_source(root, files)
 
 
-# ---------------------------------------------------------------------------- listing
-
-
-@dataclass(frozen=True)
-class _File:
-    key: str
-    path: Path
-    size: int = 0
-    status: str = ""
-    reason: str = ""
-    is_picture: bool = False
-
-
-def printable(name: str) -> str:
-    """A file name as text that parquet and JSON can hold: undecodable bytes become %XX."""
-    return "".join(
-        f"%{ord(char) - 0xDC00:02X}" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in name
+def _source(
+    roots: Sequence[Root], files: list[File], linked: tuple[Path, ...], said: list[str]
+) -> Source:
+    """What the listed files are: pictures, parquet shards, or both."""
+    has_pictures = any(f.is_picture and f.status == "" for f in files)
+    tables = _Tables([f for f in files if is_shard(f)], has_pictures)
+    others = [f for f in files if f.key not in tables.keys]
+    label_files = read_label_files((f.key, f.path) for f in others if f.status == "")
+    items = _items(others, label_files, tables)
+    if not has_pictures and not tables.slices:
+        _refuse(roots, files, tables)
+    size = shard_size(len(items))
+    shards: list[Shard] = [
+        FolderShard(number, tuple(items[start : start + size]))
+        for number, start in enumerate(range(0, len(items), size))
+    ]
+    shards += tables.shards(len(shards))
+    private = list(label_files.warnings)
+    warnings = [f"{len(private)} label files could not be read"] if private else []
+    return Source(
+        "folder" if not tables.slices else "mixed" if has_pictures else "parquet",
+        roots[0].path,
+        tuple(shards),
+        sum(len(shard) for shard in shards),
+        _signature(files),
+        (*said, *warnings, *tables.warnings(label_files.used), *tables.summary.warnings()),
+        tuple(sorted({n for i in items for n in i.labels} | tables.summary.labels)),
+        any(item.partition for item in items) or tables.summary.has_partition,
+        any(lfw_identity(item.key) for item in items),
+        any(item.identity for item in items) or tables.summary.has_identity,
+        tuple(private),
+        tuple(root.path for root in roots),
+        linked,
     )
 
 
-def _walk(root: Path, follow_links: bool) -> Iterator[_File]:
-    """Every file below a folder in a fixed order; folders that cannot be read count as one."""
-    inside = root.resolve()
-    stack: list[tuple[Path, str]] = [(root, "")]
-    seen = {inside}
-    while stack:
-        folder, prefix = stack.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda e: os.fsencode(e.name))
-        except OSError as error:
-            if not prefix:
-                raise DeidError(
-                    f"{root} cannot be read: {error.strerror}", "check its permissions"
-                ) from None
-            reason = f"folder cannot be read: {error.strerror}"
-            yield _File(prefix.rstrip("/"), folder, status="failed", reason=reason)
-            continue
-        folders = []
-        raw = {entry.name for entry in entries}
-        for entry in entries:
-            key, path = prefix + _unique_name(entry.name, raw), Path(entry.path)
-            link = _link_problem(entry, inside, follow_links)
-            if link is not None:
-                yield _File(key, path, status=link[0], reason=link[1])
-            elif entry.is_dir():
-                if entry.is_symlink():
-                    target = path.resolve()
-                    if target in seen:
-                        yield _File(key, path, status="skipped", reason="link to a listed folder")
-                        continue
-                    seen.add(target)
-                folders.append((path, key + "/"))
-            else:
-                yield _classify(entry, key, path)
-        stack.extend(reversed(folders))
+def _refuse(roots: Sequence[Root], files: Sequence[File], tables: _Tables) -> None:
+    """Say why there is nothing to do; return only where an input failed and can be listed."""
+    only, shown = len(roots) == 1, printable(str(roots[0].path))
+    if tables.errors:
+        key, first = tables.errors[0]
+        raise DeidError(f"{key}: {first.message}", first.hint)
+    if only and roots[0].is_file and not tables.empty:
+        raise DeidError(
+            f"{shown} is neither a picture nor a parquet file",
+            "give a folder of pictures, pictures, or parquet files",
+        )
+    if any(f.status == "failed" for f in files):
+        return
+    found = f"{len(files)} other files" if files else "nothing"
+    if tables.empty:
+        found = f"{tables.empty} parquet files without rows"
+    where = f"{shown} holds" if only else f"the {len(roots)} inputs hold"
+    raise DeidError(f"{where} no picture ({found} found)", "give a folder of pictures")
 
 
-def _unique_name(name: str, siblings: set[str]) -> str:
-    """`printable`, made different from the siblings' own names where it had to change."""
-    shown = printable(name)
-    while shown != name and shown in siblings:
-        shown += "~"
-    return shown
-
-
-def _link_problem(entry: os.DirEntry[str], inside: Path, follow: bool) -> tuple[str, str] | None:
-    if not entry.is_symlink():
-        return None
-    try:
-        target = Path(entry.path).resolve(strict=True)
-    except (OSError, RuntimeError):
-        return "failed", "broken link"
-    if target.is_dir() and not follow:
-        return "skipped", "link to a folder (--follow-links follows it)"
-    if not follow and not target.is_relative_to(inside):
-        return "skipped", "link out of the input (--follow-links follows it)"
-    return None
-
-
-def _classify(entry: os.DirEntry[str], key: str, path: Path) -> _File:
-    if entry.name.startswith("."):
-        return _File(key, path, status="skipped", reason="hidden file")
-    try:
-        info = entry.stat()
-        if not stat.S_ISREG(info.st_mode):
-            return _File(key, path, status="skipped", reason="not a regular file")
-        suffix = path.suffix.lower()
-        if suffix in FORMAT_OF_EXTENSION or suffix in READ_ONLY_EXTENSIONS:
-            return _File(key, path, info.st_size, is_picture=True)
-        if suffix == ".parquet":
-            return _File(key, path, info.st_size)
-        with path.open("rb") as file:
-            is_picture = looks_like_image(file.read(16))
-    except OSError as error:
-        return _File(key, path, status="failed", reason=f"cannot be read: {error.strerror}")
-    return _File(key, path, info.st_size, is_picture=is_picture)
-
-
-def _signature(files: Sequence[_File]) -> str:
+def _signature(files: Sequence[File]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.key}\0{file.size}\0{file.status}\n".encode())
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------------------- folders
+# ---------------------------------------------------------------------------- pictures
 
 
 def shard_size(inputs: int) -> int:
@@ -224,44 +215,21 @@ def shard_size(inputs: int) -> int:
     return max(2, min(64, inputs // 64))
 
 
-def _folder_source(root: Path, files: list[_File]) -> Source:
-    label_files = read_label_files((f.key, f.path) for f in files if f.status == "")
+def _items(files: Sequence[File], label_files: LabelFiles, tables: _Tables) -> list[Item]:
     names = _Names(files)
-    items = [_item(file, label_files, names) for file in files]
-    size = shard_size(len(items))
-    shards = [
-        FolderShard(number, tuple(items[start : start + size]))
-        for number, start in enumerate(range(0, len(items), size))
-    ]
-    skipped = sum(f.key.lower().endswith(".parquet") for f in files) - sum(
-        key.endswith(".parquet") for key in label_files.used
-    )
-    private = list(label_files.warnings)
-    warnings = [f"{len(private)} label files could not be read"] if private else []
-    if skipped > 0:
-        warnings.append(f"{skipped} parquet files stand between the pictures and were skipped")
-    return Source(
-        "folder",
-        root,
-        tuple(shards),
-        len(items),
-        _signature(files),
-        tuple(warnings),
-        tuple(sorted({name for item in items for name in item.labels})),
-        any(item.partition for item in items),
-        any(lfw_identity(item.key) for item in items),
-        any(item.identity for item in items),
-        tuple(private),
-    )
+    return [_item(file, label_files, names, tables) for file in files]
 
 
-def _item(file: _File, label_files: LabelFiles, names: _Names) -> Item:
-    if file.status:
-        return Item(file.key, str(file.path), file.status, file.reason)
-    if not file.is_picture:
-        used = file.key in label_files.used
-        reason = "label file" if used else "not a picture"
-        return Item(file.key, str(file.path), "skipped", reason)
+def _item(file: File, label_files: LabelFiles, names: _Names, tables: _Tables) -> Item:
+    status, reason = file.status, file.reason
+    if not status and file.key in label_files.used:
+        status, reason = "skipped", "label file"
+    elif not status and file.key in tables.problems:
+        status, reason = tables.problems[file.key]
+    elif not status and not file.is_picture:
+        status, reason = "skipped", "not a picture"
+    if status:
+        return Item(file.key, str(file.path), status, reason)
     labels, partition, identity = label_files.of(file.key)
     return Item(
         file.key,
@@ -272,13 +240,14 @@ def _item(file: _File, label_files: LabelFiles, names: _Names) -> Item:
         partition=partition,
         identity=identity,
         size=file.size,
+        root=file.root,
     )
 
 
 class _Names:
     """Unique output names: the input's own, changed only where two would collide."""
 
-    def __init__(self, files: Sequence[_File]) -> None:
+    def __init__(self, files: Sequence[File]) -> None:
         self._stems: dict[str, int] = {}
         for file in files:
             if file.is_picture:
@@ -309,52 +278,61 @@ def _stem(key: str) -> str:
 # ---------------------------------------------------------------------------- parquet
 
 
-def _parquet_source(root: Path, files: list[_File]) -> Source:
-    shards: list[Shard] = []
-    warnings: list[str] = []
-    summary = parquet.Summary()
-    rest: list[Item] = []
-    missing: list[DeidError] = []
-    for file in files:
-        if not file.status and printable(str(file.path)) != str(file.path):
-            rest.append(Item(file.key, str(file.path), "failed", "its name is not UTF-8"))
-            continue
-        if file.status or not file.key.lower().endswith(".parquet"):
-            status, reason = file.status or "skipped", file.reason or "not a parquet file"
-            rest.append(Item(file.key, str(file.path), status, reason))
-            continue
+class _Tables:
+    """The parquet files among the inputs: those that are read, and why the others are not."""
+
+    def __init__(self, files: Sequence[File], has_pictures: bool) -> None:
+        self.slices: list[tuple[File, tuple[int, ...], int, int, parquet.Layout]] = []
+        """File, its row groups, the first row, rows, layout: one a shard."""
+        self.keys: set[str] = set()
+        """Files that are read."""
+        self.problems: dict[str, tuple[str, str]] = {}
+        """Key -> status and reason of the others."""
+        self.errors: list[tuple[str, DeidError]] = []
+        self.summary = parquet.Summary()
+        self.empty = self.without = 0
+        for file in files:
+            self._add(file, has_pictures)
+
+    def _add(self, file: File, has_pictures: bool) -> None:
+        if printable(str(file.path)) != str(file.path):
+            self.problems[file.key] = ("failed", "its name is not UTF-8")
+            return
         try:
             plan = parquet.plan_file(file.path)
+        except parquet.NoPictures as error:
+            # Beside pictures it is a table about them; alone, it was meant to hold some.
+            is_table = has_pictures or file.path.name.lower() == "metadata.parquet"
+            self.without += is_table
+            self.problems[file.key] = ("skipped" if is_table else "failed", error.message)
+            self.errors += [] if is_table else [(file.key, error)]
+            return
         except DeidError as error:
-            missing.append(error)
-            rest.append(Item(file.key, str(file.path), "failed", error.message))
-            continue
-        for groups, first_row, rows in plan.slices:
-            shards.append(
-                parquet.ParquetShard(
-                    len(shards), str(file.path), file.key, groups, first_row, rows, plan.layout
-                )
-            )
-        summary = summary.add(plan)
-    if not shards and missing:
-        raise DeidError(f"{root.name}: {missing[0].message}", missing[0].hint)
-    if rest:
-        shards.append(FolderShard(len(shards), tuple(rest)))
-    warnings.extend(summary.warnings())
-    return Source(
-        "parquet",
-        root,
-        tuple(shards),
-        sum(len(shard) for shard in shards),
-        _signature([_sized(file) for file in files]),
-        tuple(warnings),
-        tuple(sorted(summary.labels)),
-        summary.has_partition,
-        False,
-        summary.has_identity,
-    )
+            self.problems[file.key] = ("failed", error.message)
+            self.errors.append((file.key, error))
+            return
+        if not any(rows for _, _, rows in plan.slices):
+            self.empty += 1
+            self.problems[file.key] = ("skipped", "a parquet file without rows")
+            return
+        self.keys.add(file.key)
+        self.slices += [(file, *cut, plan.layout) for cut in plan.slices]
+        self.summary = self.summary.add(plan)
 
+    def warnings(self, used: set[str]) -> list[str]:
+        """What the user should know about those that are not read.
 
-def _sized(file: _File) -> _File:
-    size = file.path.stat().st_size if file.status == "" and not file.size else file.size
-    return _File(file.key, file.path, size, file.status)
+        Args:
+            used: keys of label files.
+        """
+        count = self.without - sum(key in self.problems for key in used)
+        if not count:
+            return []
+        return [f"{count} parquet files have no column of pictures: not read, not copied"]
+
+    def shards(self, first: int) -> list[Shard]:
+        """One shard a slice, numbered from `first`."""
+        return [
+            parquet.ParquetShard(number, str(file.path), file.key, groups, row, rows, layout)
+            for number, (file, groups, row, rows, layout) in enumerate(self.slices, first)
+        ]

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES, Labels, read_label_files
 from deidcli.data.images import BadImage, decode
-from deidcli.data.journal import Journal
+from deidcli.data.journal import Journal, recorded_roots
+from deidcli.data.listing import Locator, some
 from deidcli.data.manifest import read_manifest
 from deidcli.data.parquet import plan_file
 from deidcli.data.source import FolderShard, Item, open_source
@@ -57,7 +58,8 @@ class PairSet:
 
     kind: Literal["ours", "folder"]
     published: Path
-    originals: Path
+    originals: tuple[Path, ...]
+    """One or several inputs."""
     pairs: tuple[PairRef, ...]
     withheld: int
     """Inputs without a published picture that were pictures: no face found, or failed."""
@@ -101,14 +103,16 @@ def collect(published: Path, against: Path | None) -> PairSet:
 def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> PairSet:
     journal = Journal(published)
     run = journal.read_run()
-    root = against or (Path(run["source"]) if run else None)
-    if root is None or not root.exists():
-        where = f" ({root} is gone)" if root else ""
+    recorded = tuple(Path(path) for path in recorded_roots(run)) if run else ()
+    roots = (against,) if against else recorded
+    gone = [str(root) for root in roots if not root.exists()]
+    if gone or not roots:
+        where = f" ({some(gone)} is gone)" if gone else ""
         raise DeidError(f"the originals are not known{where}", "name them: --against ORIGINALS")
     rows = pq.read_table(published / "metadata.parquet").to_pylist()
     link = journal.folder / "link.parquet"
     sources = _linked(link) if link.exists() else _by_name(rows, record)
-    people = _people(root)
+    people = _people(roots, bool(record["settings"].get("follow_links")))
     chip, crops = record["chip"], record["settings"]["output"] == "crops"
     pairs = []
     for row in rows:
@@ -128,7 +132,7 @@ def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> Pair
     )
     signature = hashlib.sha256((published / "SHA256SUMS").read_bytes()).hexdigest()
     return PairSet(
-        "ours", published, root, tuple(pairs), withheld, tuple(record["attributes"]), signature
+        "ours", published, roots, tuple(pairs), withheld, tuple(record["attributes"]), signature
     )
 
 
@@ -152,9 +156,9 @@ def _by_name(rows: Sequence[Mapping[str, Any]], record: dict[str, Any]) -> dict[
     return {row["file_name"]: row["file_name"].removeprefix("images/") for row in rows}
 
 
-def _people(root: Path) -> dict[str, tuple[Labels, str | None]]:
+def _people(roots: tuple[Path, ...], follow_links: bool) -> dict[str, tuple[Labels, str | None]]:
     """Source key -> labels and person, as far as the originals say."""
-    source = open_source(root)
+    source = open_source(roots, follow_links)
     found: dict[str, tuple[Labels, str | None]] = {}
     for shard in source.shards:
         if isinstance(shard, FolderShard):
@@ -196,7 +200,9 @@ def _foreign(published: Path, against: Path) -> PairSet:
         )
     signature = hashlib.sha256((theirs.signature + originals.signature).encode()).hexdigest()
     withheld = len(by_key) - len(pairs)
-    return PairSet("folder", published, against, tuple(pairs), withheld, (), signature, unmatched)
+    return PairSet(
+        "folder", published, (against,), tuple(pairs), withheld, (), signature, unmatched
+    )
 
 
 def _pictures(shards: Sequence[Any]) -> Iterator[Item]:
@@ -211,7 +217,7 @@ def _pictures(shards: Sequence[Any]) -> Iterator[Item]:
 def open_pairs(pair_set: PairSet, refs: Sequence[PairRef], device: str) -> Iterator[Pair]:
     """Decode some pairs, one after another. A pair that cannot be opened is left out."""
     originals = _Reader(pair_set.originals)
-    published = _Reader(pair_set.published)
+    published = _Reader((pair_set.published,))
     detector = Detector("auto", device)
     for ref in refs:
         try:
@@ -243,16 +249,16 @@ def _chip_points(face: FaceRef) -> Points:
 
 
 class _Reader:
-    """Bytes of pictures by key: a file below the root, or a row `path#number` of parquet."""
+    """Bytes of pictures by key: a file below the roots, or a row `path#number` of parquet."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, roots: tuple[Path, ...]) -> None:
+        self._locate = Locator(roots)
         self._rows: dict[str, bytes] = {}
 
     def read(self, key: str, refs: Sequence[PairRef], side: str) -> bytes:
         path, _, row = key.rpartition("#")
         if not path.endswith(".parquet") or not row.isdigit():
-            return (self._root / key).read_bytes()
+            return self._locate(key).read_bytes()
         if key not in self._rows:
             wanted = [getattr(ref, side) for ref in refs]
             self._rows = self._read_rows(path, {k for k in wanted if k.startswith(path + "#")})
@@ -260,7 +266,7 @@ class _Reader:
 
     def _read_rows(self, path: str, keys: set[str]) -> dict[str, bytes]:
         """All wanted rows of one file, in one pass over the row groups that hold them."""
-        file_path = self._root if self._root.is_file() else self._root / path
+        file_path = self._locate(path)
         image = plan_file(file_path).layout.image
         wanted = {int(key.rpartition("#")[2]) for key in keys}
         found: dict[str, bytes] = {}

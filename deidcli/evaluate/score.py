@@ -112,7 +112,7 @@ def _cache_key(pair_set: PairSet, names: Sequence[str], device: str) -> str:
         "version": features.VERSION,
         "pairs": pair_set.signature,
         "count": len(pair_set.pairs),
-        "originals": str(pair_set.originals.resolve()),
+        "originals": [str(path.resolve()) for path in pair_set.originals],
         "recognizers": {n: recognizers.RECOGNIZERS[n].file.sha256 for n in names},
         "classifier": {name: card.sha256 for name, card in own_cards().items()},
         "quality": sorted(k for k, why in quality.available().items() if not why),

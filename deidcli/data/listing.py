@@ -1,0 +1,281 @@
+"""Every file below the inputs, once, in a fixed order, under a key of its own.
+
+Inputs ("roots") are folders or single files. Where there are several, each key begins with the
+root's own name, made unique; roots are sorted, so that their order on the command line, or in a
+list that another program wrote, makes no difference.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks_like_image
+from deidcli.errors import DeidError
+
+
+@dataclass(frozen=True)
+class Root:
+    """One of the inputs."""
+
+    path: Path
+    real: Path
+    """With all links followed."""
+    name: str
+    """What keys below it begin with; empty for the only folder."""
+    is_file: bool
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it was listed; a folder that cannot be read counts as one."""
+
+    key: str
+    path: Path
+    size: int = 0
+    status: str = ""
+    """Empty, or `skipped` or `failed`: not to be read, for this reason."""
+    reason: str = ""
+    is_picture: bool = False
+    root: str = ""
+    """The real path that it must not lead out of; empty: links are followed."""
+
+
+@dataclass
+class Listing:
+    """All files of all roots."""
+
+    files: list[File] = field(default_factory=list)
+    twice: int = 0
+    """Roots that lie in another one, or were named twice."""
+    linked: list[Path] = field(default_factory=list)
+    """Real paths of the folders that links led to."""
+
+
+def printable(name: str) -> str:
+    """A file name as text that parquet and JSON can hold: undecodable bytes become %XX."""
+    return "".join(
+        f"%{ord(char) - 0xDC00:02X}" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in name
+    )
+
+
+def name_roots(paths: Sequence[Path]) -> list[Root]:
+    """The inputs without doubles, sorted by their real paths, each with a name of its own."""
+    real = sorted({path.resolve(): path for path in paths}.items(), key=lambda r: os.fsencode(r[0]))
+    if len(real) == 1 and real[0][0].is_dir():
+        return [Root(real[0][1], real[0][0], "", False)]
+    own = {printable(resolved.name) for resolved, _ in real}
+    used: set[str] = set()
+    number: Counter[str] = Counter()
+    roots = []
+    for resolved, path in real:
+        is_file = not resolved.is_dir()
+        plain = name = printable(resolved.name) or "root"
+        while name in used:
+            number[plain] += 1
+            stem, extension = os.path.splitext(plain) if is_file else (plain, "")
+            other = f"{stem}-{number[plain] + 1}{extension}"
+            name = other if other not in own else name
+        used.add(name)
+        roots.append(Root(path, resolved, name, is_file))
+    return roots
+
+
+class Locator:
+    """Where the file lies that has some key below these inputs.
+
+    For keys that are file names as they are; of names that are not UTF-8 there is no way back.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        roots = name_roots(paths)
+        self._files = {root.name: root.path for root in roots if root.is_file}
+        self._folders = {root.name: root.path for root in roots if not root.is_file}
+
+    def __call__(self, key: str) -> Path:
+        """The path of a key."""
+        if key in self._files:
+            return self._files[key]
+        if "" in self._folders:
+            return self._folders[""] / key
+        first, _, rest = key.partition("/")
+        return self._folders.get(first, Path(first)) / rest
+
+
+def list_files(roots: Sequence[Root], follow_links: bool) -> Listing:
+    """Every file of every root.
+
+    Raises:
+        DeidError: a root cannot be read.
+    """
+    return _Walk(roots, follow_links).run()
+
+
+class _Walk:
+    """Folders first as they lie on disk, then what links lead to, so that a file is listed once
+    and under its own path where it has one."""
+
+    def __init__(self, roots: Sequence[Root], follow_links: bool) -> None:
+        self._roots, self._follow = roots, follow_links
+        self._inside = [root.real for root in roots]
+        self._listing = Listing()
+        self._seen: set[tuple[int, int]] = set()
+        """Device and inode of each folder that was, or will be, listed."""
+        self._links: list[tuple[Path, str]] = []
+
+    def run(self) -> Listing:
+        files = self._listing.files
+        for root in self._roots:
+            if root.is_file:
+                continue
+            if self._is_seen(root.real):
+                self._listing.twice += 1
+                continue
+            files += self._tree(root.path, f"{root.name}/" if root.name else "", str(root.real))
+        mixed = any(root.is_file for root in self._roots)
+        listed = {os.path.realpath(f.path): n for n, f in enumerate(files)} if mixed else {}
+        for root in self._roots:
+            if not root.is_file:
+                continue
+            file = _named(root)
+            before = listed.get(str(root.real))
+            if before is None:
+                files.append(file)
+                continue
+            self._listing.twice += 1
+            if files[before].status and not file.status:  # hidden, but named
+                old = files[before]
+                files[before] = File(old.key, file.path, file.size, "", "", file.is_picture)
+        for path, key in self._links:  # grows while it is walked
+            files += self._linked(path, key)
+        return self._listing
+
+    def _is_seen(self, folder: Path) -> bool:
+        """Whether a folder was listed before; from now on it was."""
+        try:
+            info = folder.stat()
+        except OSError:
+            return False
+        known = (info.st_dev, info.st_ino) in self._seen
+        self._seen.add((info.st_dev, info.st_ino))
+        return known
+
+    def _linked(self, path: Path, key: str) -> Iterator[File]:
+        target = path.resolve()
+        if any(real.is_relative_to(target) and real != target for real in self._inside):
+            yield File(key, path, 0, "skipped", "link to a folder that holds the input")
+        elif self._is_seen(path):
+            yield File(key, path, 0, "skipped", "link to a listed folder")
+        else:
+            self._listing.linked.append(target)
+            yield from self._tree(path, key + "/", "")
+
+    def _tree(self, top: Path, prefix: str, root: str) -> Iterator[File]:
+        """Every file below a folder, each folder's files before its folders'."""
+        stack: list[tuple[Path, str]] = [(top, prefix)]
+        while stack:
+            folder, prefix = stack.pop()
+            try:
+                entries = sorted(os.scandir(folder), key=lambda e: os.fsencode(e.name))
+            except OSError as error:
+                if folder == top and root:
+                    raise DeidError(
+                        f"{top} cannot be read: {error.strerror}", "check its permissions"
+                    ) from None
+                reason = f"folder cannot be read: {error.strerror}"
+                yield File(prefix.rstrip("/"), folder, 0, "failed", reason)
+                continue
+            folders: list[tuple[Path, str]] = []
+            yield from self._entries(entries, prefix, root, folders)
+            stack.extend(reversed(folders))
+
+    def _entries(
+        self,
+        entries: list[os.DirEntry[str]],
+        prefix: str,
+        root: str,
+        folders: list[tuple[Path, str]],
+    ) -> Iterator[File]:
+        raw = {entry.name for entry in entries}
+        for entry in entries:
+            key, path = prefix + _unique_name(entry.name, raw), Path(entry.path)
+            problem = self._link_problem(entry)
+            if problem is not None:
+                yield File(key, path, 0, *problem)
+            elif not entry.is_dir():
+                yield classify(path, key, "" if self._follow else root)
+            elif entry.is_symlink():
+                self._links.append((path, key))
+            elif self._is_seen(path):
+                yield File(key, path, 0, "skipped", "a folder that is listed elsewhere")
+            else:
+                folders.append((path, key + "/"))
+
+    def _link_problem(self, entry: os.DirEntry[str]) -> tuple[str, str] | None:
+        if not entry.is_symlink():
+            return None
+        try:
+            target = Path(entry.path).resolve(strict=True)
+        except (OSError, RuntimeError):
+            return "failed", "broken link"
+        if self._follow:
+            return None
+        if target.is_dir():
+            return "skipped", "link to a folder (--follow-links follows it)"
+        if not any(target.is_relative_to(real) for real in self._inside):
+            return "skipped", "link out of the input (--follow-links follows it)"
+        return None
+
+
+def _named(root: Root) -> File:
+    """A file that was named itself: neither a hidden one nor a link is anything to wonder at."""
+    return classify(root.path, root.name, str(root.real), named=True)
+
+
+def _unique_name(name: str, siblings: set[str]) -> str:
+    """`printable`, made different from the siblings' own names where it had to change."""
+    shown = printable(name)
+    while shown != name and shown in siblings:
+        shown += "~"
+    return shown
+
+
+def classify(path: Path, key: str, root: str, named: bool = False) -> File:
+    """What a file is, by its name, else by its first bytes.
+
+    Args:
+        root: see `File.root`.
+        named: by the user, not found in a folder.
+    """
+    if path.name.startswith(".") and not named:
+        return File(key, path, status="skipped", reason="hidden file")
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            return File(key, path, status="skipped", reason="not a regular file")
+        suffix = path.suffix.lower()
+        if suffix in FORMAT_OF_EXTENSION or suffix in READ_ONLY_EXTENSIONS:
+            return File(key, path, info.st_size, is_picture=True, root=root)
+        if suffix == ".parquet":
+            return File(key, path, info.st_size, root=root)
+        with path.open("rb") as file:
+            is_picture = looks_like_image(file.read(16))
+    except OSError as error:
+        return File(key, path, status="failed", reason=f"cannot be read: {error.strerror}")
+    return File(key, path, info.st_size, is_picture=is_picture, root=root)
+
+
+def is_shard(file: File) -> bool:
+    """Whether a listed file is, by its name, parquet."""
+    return file.status == "" and file.key.lower().endswith(".parquet")
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """A few names for a message."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     SOME_INPUTS_FAILED = 3
     """Done, but at least one input could not be read or de-identified. Those were withheld."""
+    STOPPED = 130
+    """Ctrl-C; as a shell says it: 128 and the number of the signal."""
 
 
 class DeidError(Exception):
@@ -30,7 +32,7 @@ class DeidError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[type[DeidError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[DeidError], tuple[str, ...]]:
         return (type(self), (self.message, self.hint))
 
 
@@ -38,3 +40,15 @@ class UsageError(DeidError):
     """An option or value that the command line does not know."""
 
     code = ExitCode.USAGE
+
+
+class Stopped(DeidError):
+    """Ctrl-C."""
+
+    code = ExitCode.STOPPED
+
+    def __init__(self, hint: str = "") -> None:
+        super().__init__("stopped", hint)
+
+    def __reduce__(self) -> tuple[type[DeidError], tuple[str, ...]]:
+        return (type(self), (self.hint,))

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from deidcli import planning
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.data.boxes import COLUMN, to_boxes
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal
 from deidcli.data.samples import EXTENSION_OF, Sample
 from deidcli.data.sink import Doubt, FaceRecord, Output, Result
+from deidcli.errors import DeidError
 from deidcli.faces.align import (
     Affine,
     Image,
@@ -33,8 +35,9 @@ from deidcli.faces.align import (
     scale_of,
     unit_affine,
 )
-from deidcli.faces.detect import Detection, Detector, Face
+from deidcli.faces.detect import Detection, Detector, Face, faces_at, joined
 from deidcli.faces.regions import HEAD_PADDING, region_mask
+from deidcli.faces.second_look import SecondLook
 from deidcli.methods import Context, Method, Plan, load_method
 from deidcli.passwords import face_bits, face_nonce
 from deidcli.processes import resolve_device
@@ -102,6 +105,7 @@ class Stages:
     device: str
     classifier: Any = None
     """evaluate.attributes.AttributeNet, loaded when a label has to be predicted."""
+    second_look: SecondLook = field(default_factory=SecondLook)
     black: Mask = field(default_factory=lambda: region_mask("head", BLACK_SIZE, HEAD_PADDING))
 
     @property
@@ -202,12 +206,12 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
     except BadImage as error:
         return Result(sample, "failed", str(error))
     try:
-        found = stages.detector.detect(decoded.pixels)
+        found = _find(sample, decoded.pixels, run, stages)
     except Exception as error:  # whatever it was, this picture is withheld and the rest go on
         return Result(sample, "failed", f"detection: {_words(error)}", decoded.notes)
     doubts = tuple(Doubt(box, score) for box, score in found.doubts)
     if not found.faces:
-        return _no_face(sample, decoded, doubts, run)
+        return _no_face(sample, decoded, doubts, run, stages)
     if run.settings.output == "crops" and not any(face.fitted for face in found.faces):
         reason = "no face with landmarks, nothing to crop"
         return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
@@ -215,6 +219,35 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
         sample = _labeled(sample, decoded.pixels, found.faces[0], run, stages)
     faces = _faces(found, sample, run, stages)
     return Work(sample, decoded.pixels, decoded.format, decoded.notes, faces, doubts=doubts)
+
+
+def _find(sample: Sample, frame: Image, run: Run, stages: Stages) -> Detection:
+    """The faces of a frame: the detector's, the user's, or both.
+
+    Raises:
+        DeidError: the user's boxes are none, or lie outside the frame.
+    """
+    settings = run.settings
+    if settings.boxes is None:
+        return stages.detector.detect(frame)
+    boxes = list(sample.boxes)
+    if settings.boxes.startswith(COLUMN):
+        boxes = to_boxes(_cell(sample, settings.boxes[len(COLUMN) :]), settings.box_format)
+    height, width = frame.shape[:2]
+    for box in boxes:
+        if min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0):
+            raise DeidError("a given box lies outside the picture", "see --box-format")
+    if settings.boxes_are == "replace":
+        return Detection(faces_at(frame, boxes), [])
+    found = stages.detector.detect(frame)
+    return dataclasses.replace(found, faces=joined(found.faces, faces_at(frame, boxes)))
+
+
+def _cell(sample: Sample, column: str) -> Any:
+    """What a row's column holds; None where the input has no such column."""
+    if sample.row is None or column not in sample.row.schema.names:
+        return None
+    return sample.row.column(column)[0].as_py()
 
 
 def _faces(found: Detection, sample: Sample, run: Run, stages: Stages) -> list[_Face]:
@@ -250,12 +283,17 @@ def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages)
     return dataclasses.replace(sample, labels={**sample.labels, **predicted})
 
 
-def _no_face(sample: Sample, decoded: Decoded, doubts: tuple[Doubt, ...], run: Run) -> Result:
+def _no_face(
+    sample: Sample, decoded: Decoded, doubts: tuple[Doubt, ...], run: Run, stages: Stages
+) -> Result:
     choice = run.settings.on_no_face
     if choice == "withhold" or run.settings.output == "crops":
         reason = "no face found, withheld"
         return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
     pixels = decoded.pixels if choice == "copy" else np.zeros_like(decoded.pixels)
+    if choice == "copy" and not run.settings.yes and stages.second_look(decoded.pixels):
+        reason = "a second look found a face, withheld (--yes copies it)"
+        return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
     reason = "no face found, copied" if choice == "copy" else "no face found, all black"
     work = Work(sample, pixels, decoded.format, decoded.notes, [], "no_face", doubts=doubts)
     result = _encoded(work, run)
@@ -294,6 +332,8 @@ def _encoded(work: Work, run: Run) -> Result:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, DeidError):
+        return error.message
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 

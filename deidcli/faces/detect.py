@@ -80,6 +80,61 @@ def to_face(
     return Face(box, score, found)
 
 
+WINDOW = 160
+"""px of a given face when CenterFace looks for its points."""
+SAME_BOX = 0.4
+"""Intersection over union from which two boxes are one face."""
+
+
+def faces_at(frame: Image, boxes: Sequence[Box]) -> list[Face]:
+    """The faces in given boxes, such as a user's, with landmarks where there are some.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        boxes: from the hairline to the chin, more or less.
+    """
+    gray = to_gray(frame) if boxes else frame
+    faces = []
+    for box in boxes:
+        points = points_in(frame, box)
+        if points is None:  # dlib's predictor draws a face into any wall
+            guessed = landmarks_from_box(box, CENTERFACE_BOX)
+            faces.append(Face(box, 1.0, guessed, fitted=False))
+        else:
+            faces.append(to_face(gray, box, 1.0, CENTERFACE_BOX, points))
+    return faces
+
+
+def points_in(frame: Image, box: Box) -> Points | None:
+    """CenterFace's points of the face in a box; None where it sees none there."""
+    height, width = frame.shape[:2]
+    reach = max(box[2] - box[0], box[3] - box[1]) / 2
+    x0, y0 = max(0, int(box[0] - reach)), max(0, int(box[1] - reach))
+    x1, y1 = min(width, int(box[2] + reach) + 1), min(height, int(box[3] + reach) + 1)
+    scale = WINDOW / max(2 * reach, 1)
+    seen = search.best(search.look_at(frame[y0:y1, x0:x1], scale, search.WEAK)).moved(
+        (1, 1), (x0, y0)
+    )
+    for (other, _), points in zip(_boxes(seen), seen.landmarks, strict=True):
+        if overlap(box, other) >= SAME_BOX:
+            return np.asarray(points, np.float64)
+    return None
+
+
+def joined(found: Sequence[Face], given: Sequence[Face]) -> list[Face]:
+    """Found faces, and given ones that were not found."""
+    new = [f for f in given if all(overlap(f.box, other.box) < SAME_BOX for other in found)]
+    return [*found, *new]
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    return width * height / max(sum(areas) - width * height, 1e-9)
+
+
 def whole_frame(frame: Image) -> Face:
     """`--detector none`: the picture is a face, cut as dlib's chips are (padding 0.25)."""
     height, width = frame.shape[:2]

@@ -128,13 +128,14 @@ def _overlaps(
     return shared / (own + areas - shared + tiny), shared / (np.minimum(own, areas) + tiny)
 
 
-def search(picture: Image, threshold: float, doubt: float) -> Found:
+def search(picture: Image, threshold: float, doubt: float, *, everywhere: bool = False) -> Found:
     """Look coarsely, then closely where there is a hint.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         threshold: score from which a place is a face.
         doubt: score from which it is worth a person's look.
+        everywhere: look closely at the whole picture, hints or not; slow.
     """
     first = _first_look(picture)
     sure = best(first.take(first.scores >= SURE))
@@ -143,7 +144,7 @@ def search(picture: Image, threshold: float, doubt: float) -> Found:
     for low, high, scale in BANDS:
         chosen = hints.take((hints.sizes >= low) & (hints.sizes < high))
         crowded = low == 0 and len(best(chosen)) >= CROWD
-        passes += _close_looks(picture, chosen, high, scale, crowded)
+        passes += _close_looks(picture, chosen, high, scale, crowded or everywhere)
     cells = best(Cells.join(passes))
     return Found(
         cells.take(cells.scores >= threshold),

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points
-from deidcli.faces.detect import detect_hog
-from deidcli.faces.detect import landmarks as find_landmarks
+from deidcli.faces.dlib_hog import detect_hog
+from deidcli.faces.landmarks import landmarks as find_landmarks
 
 BLUR_SIGMA = 1.5
 """Standard deviation of the blur, px on a chip of 112 px; scaled with the chip."""

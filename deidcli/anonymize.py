@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deidcli.data.attributes import parse_attributes
+from deidcli.data.boxes import identify
 from deidcli.errors import Stopped, UsageError
 from deidcli.inputs import local_paths
 from deidcli.methods import (
@@ -55,6 +56,7 @@ def run_settings(options: Options) -> RunSettings:
         "attributes": asked if kept is None else kept,
         "gate": gate_distance(options),
         "seed": options.seed or 0,
+        "boxes": identify(options.boxes),
     }
     names = {f.name for f in dataclasses.fields(Options)} - made.keys()
     same = {f.name for f in dataclasses.fields(RunSettings)} & names
@@ -143,6 +145,20 @@ def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Re
     return source
 
 
+def marked(source: Source, options: Options, reporter: Reporter) -> Source:
+    """The source with the boxes of `--boxes FILE`."""
+    from deidcli.data.boxes import COLUMN, read_boxes, with_boxes
+
+    if options.boxes is None or options.boxes.startswith(COLUMN):
+        return source
+    source, strange = with_boxes(source, read_boxes(Path(options.boxes), options.box_format))
+    if strange:
+        reporter.note(
+            f"note: --boxes names {len(strange)} pictures that are no inputs, such as {strange[0]}"
+        )
+    return source
+
+
 def parts_to_load(settings: RunSettings) -> str:
     """What every worker loads before its first picture, in words."""
     parts = [f"the method {settings.method}"]
@@ -166,7 +182,7 @@ def _run(
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
 
-    source = listed(roots, out, settings, reporter)
+    source = marked(listed(roots, out, settings, reporter), options, reporter)
     journal = Journal(out)
     journal.create()
     with journal.locked():

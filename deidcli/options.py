@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from deidcli.settings import DetectorName, DeviceName, Names, OnNoFace, OutputKind
+from deidcli.settings import (
+    BoxesAre,
+    BoxFormat,
+    DetectorName,
+    DeviceName,
+    Names,
+    OnNoFace,
+    OutputKind,
+)
 
 
 def option(
@@ -63,6 +71,20 @@ class Options:
     )
     on_no_face: str = option(
         "withhold", help="withhold, blackout or copy.", choices=lambda: get_args(OnNoFace)
+    )
+    yes: bool = option(False, help="With --on-no-face copy: also where a second look finds a face.")
+    boxes: str | None = option(
+        None,
+        metavar="FILE|column:NAME",
+        help="Your own face boxes: CSV, JSON or parquet with file_name, or a column.",
+    )
+    boxes_are: str = option(
+        "add", help="add to what is found, or replace it.", choices=lambda: get_args(BoxesAre)
+    )
+    box_format: str = option(
+        "xyxy",
+        help="Of boxes in lists: xyxy or xywh, in pixels.",
+        choices=lambda: get_args(BoxFormat),
     )
     gate: float | None = option(
         None, help="dlib distance from its original that a face must exceed, usually 0.6."

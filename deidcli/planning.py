@@ -131,6 +131,12 @@ def warnings_of(source: Source, settings: RunSettings) -> list[str]:
         away = sorted(set(source.label_names) - set(kept))
         if away:
             said.append(f"columns not published, {settings.method} keeps others: {', '.join(away)}")
+    if settings.on_no_face == "copy":
+        said.append(
+            "WARNING: pictures in which no face is found will be copied as they are; a face that "
+            "the detector misses is published"
+            + (", also where a second look finds one (--yes)" if settings.yes else "")
+        )
     unprotected = method_warning(settings.method, settings.method_settings)
     if unprotected:
         said.append(unprotected)

@@ -47,6 +47,8 @@ def modules_of(method: str, gate: bool, detector: str) -> tuple[str, ...]:
     modules = ["deidcli.pipeline", method.partition(":")[0]]
     if gate:
         modules.append("deidcli.faces.gate")
+    if detector == "auto":
+        modules.append("onnxruntime")
     if detector == "cnn":
         modules.append("deidcli.faces.dlib_nets")
     return tuple(modules)

@@ -13,6 +13,8 @@ from deidcli.errors import UsageError
 
 OutputKind = Literal["frames", "crops"]
 DetectorName = Literal["auto", "cnn", "hog", "none"]
+BoxesAre = Literal["add", "replace"]
+BoxFormat = Literal["xyxy", "xywh"]
 OnNoFace = Literal["withhold", "blackout", "copy"]
 Names = Literal["keep", "random"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -33,6 +35,12 @@ class RunSettings:
     output: OutputKind = "frames"
     detector: DetectorName = "auto"
     on_no_face: OnNoFace = "withhold"
+    yes: bool = False
+    """With on_no_face = copy: also pictures in which a second look finds a face."""
+    boxes: str | None = None
+    """The user's own face boxes: `column:NAME`, or `sha256:...` of the table."""
+    boxes_are: BoxesAre = "add"
+    box_format: BoxFormat = "xyxy"
     gate: float | None = GATE_DISTANCE
     """dlib distance that a published face must exceed; None: no gate."""
     names: Names = "keep"
@@ -49,6 +57,8 @@ class RunSettings:
             ("output", OutputKind),
             ("detector", DetectorName),
             ("on_no_face", OnNoFace),
+            ("boxes_are", BoxesAre),
+            ("box_format", BoxFormat),
             ("names", Names),
         ):
             if getattr(self, name) not in get_args(kind):

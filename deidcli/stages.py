@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 
 from deidcli import planning
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.data.boxes import COLUMN, to_boxes
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal
 from deidcli.data.samples import EXTENSION_OF, Sample
-from deidcli.data.sink import (
-    FaceRecord,
-    Output,
-    Result,
-)
+from deidcli.data.sink import Doubt, FaceRecord, Output, Result
+from deidcli.errors import DeidError
 from deidcli.faces.align import (
     Affine,
     Image,
@@ -37,8 +35,9 @@ from deidcli.faces.align import (
     scale_of,
     unit_affine,
 )
-from deidcli.faces.detect import Detector, Face
+from deidcli.faces.detect import Detection, Detector, Face, faces_at, joined
 from deidcli.faces.regions import HEAD_PADDING, region_mask
+from deidcli.faces.second_look import SecondLook
 from deidcli.methods import Context, Method, OnPixels, Plan, load_method, method_class
 from deidcli.passwords import face_bits, face_nonce
 from deidcli.processes import resolve_device
@@ -67,6 +66,7 @@ class _Face:
     """What the gate compares, cut before the method ran."""
     distance: float | None = None
     method: str = ""
+    """What replaced it; blackout where it has no landmarks, whatever the run's method is."""
     nonce: str | None = None
     """Where the method needs a password: what the face's bits are made of."""
 
@@ -83,6 +83,13 @@ class Work:
     status: str = "ok"
     original: Image | None = None
     """With --seal: the frame before its faces were replaced."""
+    doubts: tuple[Doubt, ...] = ()
+    """Places that may be faces and were left as they are."""
+
+    @property
+    def fitted(self) -> list[_Face]:
+        """The faces that have landmarks; only those can go through a method."""
+        return [face for face in self.faces if face.face.fitted]
 
 
 @dataclass
@@ -98,6 +105,7 @@ class Stages:
     device: str
     classifier: Any = None
     """evaluate.attributes.AttributeNet, loaded when a label has to be predicted."""
+    second_look: SecondLook = field(default_factory=SecondLook)
     black: Mask = field(default_factory=lambda: region_mask("head", BLACK_SIZE, HEAD_PADDING))
 
     @property
@@ -199,21 +207,60 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
     except BadImage as error:
         return Result(sample, "failed", str(error))
     try:
-        found = stages.detector(decoded.pixels)
+        found = _find(sample, decoded.pixels, run, stages)
     except Exception as error:  # whatever it was, this picture is withheld and the rest go on
         return Result(sample, "failed", f"detection: {_words(error)}", decoded.notes)
-    if not found:
-        return _no_face(sample, decoded, run)
-    if run.predicted and len(found) == 1:
-        sample = _labeled(sample, decoded.pixels, found[0], run, stages)
+    doubts = tuple(Doubt(box, score) for box, score in found.doubts)
+    if not found.faces:
+        return _no_face(sample, decoded, doubts, run, stages)
+    if run.settings.output == "crops" and not any(face.fitted for face in found.faces):
+        reason = "no face with landmarks, nothing to crop"
+        return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
+    if run.predicted and len(found.faces) == 1:
+        sample = _labeled(sample, decoded.pixels, found.faces[0], run, stages)
+    faces = _faces(found, sample, run, stages)
+    return Work(sample, decoded.pixels, decoded.format, decoded.notes, faces, doubts=doubts)
+
+
+def _find(sample: Sample, frame: Image, run: Run, stages: Stages) -> Detection:
+    """The faces of a frame: the detector's, the user's, or both.
+
+    Raises:
+        DeidError: the user's boxes are none, or lie outside the frame.
+    """
+    settings = run.settings
+    if settings.boxes is None:
+        return stages.detector.detect(frame)
+    boxes = list(sample.boxes)
+    if settings.boxes.startswith(COLUMN):
+        boxes = to_boxes(_cell(sample, settings.boxes[len(COLUMN) :]), settings.box_format)
+    height, width = frame.shape[:2]
+    for box in boxes:
+        if min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0):
+            raise DeidError("a given box lies outside the picture", "see --box-format")
+    if settings.boxes_are == "replace":
+        return Detection(faces_at(frame, boxes), [])
+    found = stages.detector.detect(frame)
+    return dataclasses.replace(found, faces=joined(found.faces, faces_at(frame, boxes)))
+
+
+def _cell(sample: Sample, column: str) -> Any:
+    """What a row's column holds; None where the input has no such column."""
+    if sample.row is None or column not in sample.row.schema.names:
+        return None
+    return sample.row.column(column)[0].as_py()
+
+
+def _faces(found: Detection, sample: Sample, run: Run, stages: Stages) -> list[_Face]:
     size, padding = stages.method.chip.size, stages.method.chip.padding
     faces = []
-    for index, face in enumerate(found):
+    for index, face in enumerate(found.faces):
         unit = unit_affine(face.landmarks)
         affine = chip_from_unit(unit, size, padding)
         seed = face_seed(run.settings.seed, sample.key, index)
-        faces.append(_Face(face, unit, affine, seed, nonce=_nonce(seed, run, stages)))
-    return Work(sample, decoded.pixels, decoded.format, decoded.notes, faces)
+        nonce = _nonce(seed, run, stages) if face.fitted else None
+        faces.append(_Face(face, unit, affine, seed, nonce=nonce))
+    return faces
 
 
 def _nonce(seed: int, run: Run, stages: Stages) -> str | None:
@@ -237,13 +284,19 @@ def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages)
     return dataclasses.replace(sample, labels={**sample.labels, **predicted})
 
 
-def _no_face(sample: Sample, decoded: Decoded, run: Run) -> Result:
+def _no_face(
+    sample: Sample, decoded: Decoded, doubts: tuple[Doubt, ...], run: Run, stages: Stages
+) -> Result:
     choice = run.settings.on_no_face
     if choice == "withhold" or run.settings.output == "crops":
-        return Result(sample, "no_face", "no face found, withheld", decoded.notes)
+        reason = "no face found, withheld"
+        return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
     pixels = decoded.pixels if choice == "copy" else np.zeros_like(decoded.pixels)
+    if choice == "copy" and not run.settings.yes and stages.second_look(decoded.pixels):
+        reason = "a second look found a face, withheld (--yes copies it)"
+        return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
     reason = "no face found, copied" if choice == "copy" else "no face found, all black"
-    work = Work(sample, pixels, decoded.format, decoded.notes, [], "no_face")
+    work = Work(sample, pixels, decoded.format, decoded.notes, [], "no_face", doubts=doubts)
     result = _encoded(work, run)
     return result if result.status == "failed" else dataclasses.replace(result, reason=reason)
 
@@ -280,26 +333,32 @@ def _encoded(work: Work, run: Run) -> Result:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, DeidError):
+        return error.message
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 def _replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
     """Method, paste and gate; frames change only once the method has given all its chips."""
-    pairs = [(work, face) for work in works for face in work.faces]
-    if not pairs:
-        return
-    chips = np.stack([stages.cut(work.frame, face.unit) for work, face in pairs])
+    pairs = [(work, face) for work in works for face in work.fitted]
+    chips = [stages.cut(work.frame, face.unit) for work, face in pairs]
     if stages.gate is not None:
         for work, face in pairs:
             face.original = stages.gate.cut(work.frame, face.unit)
     for work in works:
         if run.settings.seal and work.original is None:  # a second try finds the frame changed
             work.original = work.frame.copy()
-    replaced = _apply(chips, [face for _, face in pairs], run, stages)
+    faces = [face for _, face in pairs]
+    replaced = list(_apply(np.stack(chips), faces, run, stages)) if pairs else []
     for (work, face), chip in zip(pairs, replaced, strict=True):
         paste(work.frame, chip, face.affine, stages.method.mask)
         face.chip, face.method = chip, run.settings.method
-    if stages.gate is not None:
+    for work in works:
+        for face in work.faces:
+            if not face.face.fitted:
+                stages.black_out(work.frame, face.unit)
+                face.method = "blackout"
+    if stages.gate is not None and pairs:
         _pass_gate(pairs, stages)
     if run.settings.output == "crops":
         for work, face in pairs:
@@ -378,7 +437,8 @@ def _encode(work: Work, run: Run) -> Result:
     if settings.output == "crops":
         outputs = []
         for index, (face, record) in enumerate(zip(work.faces, records, strict=True)):
-            assert face.chip is not None
+            if face.chip is None:  # no landmarks to cut it by; in its neighbors' crops it is black
+                continue
             side = len(face.chip)
             name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
             hidden = _sealed_crop(work, face, data, run)
@@ -390,7 +450,10 @@ def _encode(work: Work, run: Run) -> Result:
         height, width = work.frame.shape[:2]
         hidden = _sealed_frame(work, data, run)
         outputs = [Output(name, data, width, height, tuple(records), hidden)]
-    return Result(sample, work.status, "", work.notes, tuple(outputs), len(work.faces))
+    covered = len(work.faces) - len(work.fitted)
+    return Result(
+        sample, work.status, "", work.notes, tuple(outputs), len(work.faces), covered, work.doubts
+    )
 
 
 def _record(face: _Face) -> FaceRecord:
@@ -406,15 +469,12 @@ def _sealed_frame(work: Work, data: bytes, run: Run) -> tuple[SealedFace, ...]:
         return ()
     areas = []
     for face in work.faces:
-        # Nothing beyond these two was written to: the method's chip, and the gate's black one.
-        assert face.chip is not None
+        # Nothing beyond these two was written to: the method's chip, and a black one.
         black = chip_from_unit(face.unit, BLACK_SIZE, HEAD_PADDING)
-        areas.append(
-            [
-                frame_box(face.affine, len(face.chip), work.frame.shape),
-                frame_box(black, BLACK_SIZE, work.frame.shape),
-            ]
-        )
+        area = [frame_box(black, BLACK_SIZE, work.frame.shape)]
+        if face.chip is not None:
+            area.insert(0, frame_box(face.affine, len(face.chip), work.frame.shape))
+        areas.append(area)
     return seal_changes(run.password.keys, run.fingerprint, data, work.original, work.frame, areas)
 
 

@@ -29,7 +29,7 @@ from deidcli.data.images import BadImage, decode
 from deidcli.data.samples import Sample, read_samples
 from deidcli.data.source import Source, open_source
 from deidcli.errors import DeidError
-from deidcli.faces import align, detect
+from deidcli.faces import align, dlib_hog, landmarks
 from deidcli.training import log
 
 _FORMAT = 2
@@ -251,12 +251,12 @@ def _frames(source: Source) -> Iterator[tuple[Sample, align.Image]]:
 
 def _find(frame: align.Image) -> align.Points | None:
     """The five landmarks of the face nearest to the picture's center, as shares of its sides."""
-    faces = [box for box, _ in detect.detect_hog(frame)]
+    faces = [box for box, _ in dlib_hog.detect_hog(frame)]
     if not faces:
         return None
     height, width = frame.shape[:2]
     box = min(faces, key=lambda b: np.hypot(b[0] + b[2] - width, b[1] + b[3] - height))
-    points = detect.landmarks(frame, box) / np.array([width, height])
+    points = landmarks.landmarks(frame, box) / np.array([width, height])
     return np.asarray(points, np.float64)
 
 

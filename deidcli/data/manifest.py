@@ -78,6 +78,9 @@ class Tally:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     published: int = 0
     faces: int = 0
+    covered: int = 0
+    doubtful: int = 0
+    copied: int = 0
 
     def add(self, row: dict[str, Any]) -> None:
         self.statuses[row["status"]] += 1
@@ -86,6 +89,9 @@ class Tally:
             self.reasons[(row["status"], row["reason"])] += 1
         self.published += len(row["outputs"])
         self.faces += row["faces"]
+        self.covered += row["covered"]
+        self.copied += row["status"] == "no_face" and bool(row["outputs"])
+        self.doubtful += bool(row["doubts"])
 
     def counts(self, inputs: int) -> dict[str, int]:
         """Inputs by status, the number that was listed before the run, and what was published."""
@@ -96,6 +102,9 @@ class Tally:
             "inputs": inputs,
             "published": self.published,
             "faces": self.faces,
+            "covered": self.covered,
+            "copied": self.copied,
+            "doubtful": self.doubtful,
         }
 
 
@@ -345,6 +354,12 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
         else "off"
     )
     kept = ", ".join(record["attributes"]) or "none"
+    without = "copied as it is" if record["settings"]["on_no_face"] == "copy" else "blacked out"
+    copied = (
+        f", {counts['copied']} of them without a face found and {without}"
+        if counts["copied"]
+        else ""
+    )
     lines += [
         "---",
         "",
@@ -353,9 +368,11 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
         f"Made by deid {__version__}, method `{record['method']}`. Every setting and count is in",
         "`manifest.json`; `metadata.parquet` has one row a picture.",
         "",
-        f"- published: {counts['published']} of {counts['inputs']} inputs; withheld: "
-        f"{counts['no_face']} without a face, {counts['failed']} unreadable, "
+        f"- published: {_published(record)}{copied}; withheld: "
+        f"{counts['no_face'] - counts['copied']} without a face, {counts['failed']} unreadable, "
         f"{counts['skipped']} not pictures",
+        f"- faces: {counts['faces']} replaced, {counts['covered']} of them blacked out because no "
+        "landmarks were found",
         f"- attribute labels in the metadata: {kept}",
         f"- gate: {gate_text}",
         *_mixed_lines(source),
@@ -394,6 +411,12 @@ def _mixed_lines(source: Source) -> list[str]:
         "- pictures lie in `images/`, the rows of parquet inputs in `data/`: load those with",
         '  `load_dataset("parquet", data_files="data/**/*.parquet")`',
     ]
+
+
+def _published(record: dict[str, Any]) -> str:
+    counts = record["counts"]
+    crops = "crops from " if record["settings"]["output"] == "crops" else "of "
+    return f"{counts['published']} {crops}{counts['inputs']} inputs"
 
 
 def _password_lines(record: dict[str, Any]) -> list[str]:

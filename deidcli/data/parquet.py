@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from deidcli.data.attributes import (
 )
 from deidcli.data.images import looks_like_image
 from deidcli.errors import DeidError
+from deidcli.faces.align import Box
 
 ROWS_A_SHARD = 64
 """A shard is one or more whole row groups that together hold at least this many rows."""
@@ -64,6 +65,8 @@ class ParquetShard:
     first_row: int
     rows: int
     layout: Layout
+    boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
+    """Key of a row -> faces that the user has marked (`--boxes FILE`)."""
 
     def __len__(self) -> int:
         return self.rows

@@ -17,6 +17,7 @@ from deidcli.data.images import FORMAT_OF_EXTENSION, Format
 from deidcli.data.listing import printable
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.source import FolderShard, Item, Shard
+from deidcli.faces.align import Box
 
 LARGEST_FILE = 2 << 30
 """Bytes; larger files are withheld unread."""
@@ -50,6 +51,8 @@ class Sample:
     labels: Labels = field(default_factory=dict)
     partition: str | None = None
     identity: str | None = None
+    boxes: tuple[Box, ...] = ()
+    """Faces that the user has marked, in pixels of the upright picture."""
     row: pa.RecordBatch | None = None
     """Parquet: the whole row, one row long."""
 
@@ -97,6 +100,7 @@ def _read_item(item: Item, secret: bytes | None) -> Sample:
         labels=item.labels,
         partition=item.partition,
         identity=item.identity,
+        boxes=item.boxes,
     )
 
 
@@ -138,6 +142,7 @@ def _row_sample(
         labels=_row_labels(row, layout.labels),
         partition=_text(row, layout.partition),
         identity=_text(row, layout.identity),
+        boxes=shard.boxes.get(key, ()),
         row=row,
     )
 

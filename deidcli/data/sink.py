@@ -37,6 +37,14 @@ class FaceRecord:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """A place in a picture that may be a face and was left as it is. Never published."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
 class Output:
     """One published picture."""
 
@@ -61,6 +69,9 @@ class Result:
     outputs: tuple[Output, ...] = ()
     faces: int = 0
     """Faces found, published or not."""
+    covered: int = 0
+    """Those of them without landmarks, which were blacked out instead of going to the method."""
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)

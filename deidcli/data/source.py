@@ -19,6 +19,7 @@ from deidcli.data.attributes import LabelFiles, Labels, lfw_identity, read_label
 from deidcli.data.images import FORMAT_OF_EXTENSION
 from deidcli.data.listing import File, Root, is_shard, list_files, name_roots, printable
 from deidcli.errors import DeidError
+from deidcli.faces.align import Box
 
 Kind = Literal["folder", "parquet", "mixed"]
 
@@ -42,6 +43,8 @@ class Item:
     identity: str | None = None
     size: int = 0
     """Bytes."""
+    boxes: tuple[Box, ...] = ()
+    """Faces that the user has marked (`--boxes`)."""
     root: str = ""
     """The real path that it must not lead out of; empty: links are followed."""
 

@@ -22,8 +22,9 @@ from deidcli.evaluate import attributes, quality
 from deidcli.evaluate.pairs import Pair, PairRef, PairSet, open_pairs
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points, chip_affine, crop
-from deidcli.faces.detect import BOX_CENTER, BOX_WIDTH, detect_hog
+from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.dlib_nets import DlibDetector, detect_cnn, load_detector
+from deidcli.faces.landmarks import DLIB_BOX
 
 VERSION = 1
 """Counts up when a feature is computed in another way, so that old files are not read."""
@@ -149,10 +150,10 @@ def found_by_hog(chip: Image) -> bool:
 
 
 def expected_box() -> tuple[float, float, float, float]:
-    """Where a detector's box lies in a detection chip, see detect.BOX_WIDTH."""
+    """Where a detector's box lies in a detection chip, see landmarks.DLIB_BOX."""
     unit = DETECT_SIZE / (2 * DETECT_PADDING + 1)
-    x, y = (BOX_CENTER + DETECT_PADDING) * unit
-    half = BOX_WIDTH * unit / 2
+    x, y = (np.array(DLIB_BOX.center) + DETECT_PADDING) * unit
+    half = DLIB_BOX.width * unit / 2
     return x - half, y - half, x + half, y + half
 
 

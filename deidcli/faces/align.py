@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB in [0, 255]."""
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in frame pixels, upper bounds excluded; may reach outside the frame."""
 Points = NDArray[np.float64]
 """(P, 2) float64, x and y in pixels."""
 Affine = NDArray[np.float64]

@@ -1,57 +1,45 @@
 """Find the faces of a frame: boxes, scores and five landmarks.
 
-Detectors: `hog` (dlib's frontal HOG detector, fast), `cnn` (dlib's mmod network, finds
-profiles), and `auto`, which runs the network where HOG finds nothing. docs/detectors.md has the
-measurements behind the defaults.
+Detectors: `auto`, the default (CenterFace, coarse to fine, `faces/search.py`), `hog` (dlib's
+frontal HOG detector), `cnn` (dlib's mmod network), and `none` (the picture is a face).
+docs/detectors.md has the measurements behind the default.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import cv2
-import dlib
 import numpy as np
 
-from deidcli.faces.align import (
-    MEAN_FACE_5,
-    Image,
-    Points,
-    apply_affine,
-    scale_of,
-    unit_affine,
+from deidcli.faces import search
+from deidcli.faces.align import MEAN_FACE_5, Box, Image, Points
+from deidcli.faces.centerface import Cells
+from deidcli.faces.dlib_hog import (
+    SMALL_UPSAMPLE,
+    UPSAMPLE,
+    WORKING_MEGAPIXELS,
+    detect_hog,
+    to_gray,
+    working_scale,
+)
+from deidcli.faces.landmarks import (
+    CENTERFACE_BOX,
+    DLIB_BOX,
+    BoxShape,
+    find_landmarks,
+    landmarks_from_box,
 )
 from deidcli.processes import resolve_device
-from deidcli.weights import DLIB_LANDMARKS, pip_file
 
-UPSAMPLE = 2.0
-"""Both detectors see windows of 80 px and more, so doubling the frame finds faces from 40 px."""
-SMALL_PICTURE, SMALL_UPSAMPLE = 0.0625, 1.5
-"""Pictures up to 250x250 px are mostly one face cut out: there faces from 53 px are looked for, in
-half the time. Doubling found no more faces in 1,000 of CelebA's training pictures."""
-WORKING_MEGAPIXELS = 12.0
-"""The largest picture that HOG works on; larger frames are reduced to it first."""
 CNN_WORKING_MEGAPIXELS = 3.0
-"""The same for the network, whose memory grows with the picture: about 0.1 GB a megapixel."""
-SECOND_LOOK_MEGAPIXELS = 1.5
-"""The same for the network where HOG has already looked in vain (`auto`)."""
-
-BOX_WIDTH = 1.3
-"""Width of dlib's HOG box in sides of the mean face: the median over 300 CelebA training faces
-was 1.285, 98 % lay between 1.06 and 1.47."""
-BOX_CENTER = np.array([0.49, 0.48])
-"""Center of that box in the mean face's unit square; the same faces, same medians."""
-PLAUSIBLE_WIDTHS = (0.9, 1.75)
-PLAUSIBLE_OFFSET = 0.35
-
-LONGEST_SIDE = 16_000
-"""px of a working picture; dlib's HOG corrupts memory on far longer ones."""
-
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in frame pixels, upper bounds excluded; may reach outside the frame."""
+"""The largest picture that dlib's network works on; its memory grows by about 0.1 GB a
+megapixel."""
+THRESHOLD = 0.2
+"""Score from which `auto` calls a place a face."""
+DOUBT = 0.1
+"""Score from which it is listed for a person to look at."""
 
 
 @dataclass(frozen=True)
@@ -63,106 +51,89 @@ class Face:
     """The detector's own confidence; comparable within one detector only."""
     landmarks: Points
     """(5, 2) float64, in the order of `align.MEAN_FACE_5`."""
+    fitted: bool = True
+    """Whether the landmarks were found; otherwise they are those of an upright face in the box."""
 
 
-def working_scale(height: int, width: int, megapixels: float = WORKING_MEGAPIXELS) -> float:
-    """How much a frame is enlarged (or reduced, if below 1) before detection."""
-    most = UPSAMPLE if height * width > SMALL_PICTURE * 1e6 else SMALL_UPSAMPLE
-    area = math.sqrt(megapixels * 1e6 / (height * width))
-    return min(most, area, LONGEST_SIDE / max(height, width))
+@dataclass(frozen=True)
+class Detection:
+    """What a detector says of a frame."""
+
+    faces: list[Face]
+    """Best first."""
+    doubts: list[tuple[Box, float]]
+    """Places that may be faces and were not taken for some; box and score."""
 
 
-def resize(frame: Image, scale: float) -> Image:
-    """Scale a frame for detection; areas are averaged when it shrinks."""
-    if scale == 1.0:
-        return frame
+def to_face(
+    gray: Image, box: Box, score: float, shape: BoxShape, points: Points | None = None
+) -> Face:
+    """A detection with its landmarks.
+
+    Args:
+        gray: (H, W) uint8.
+        shape: how its detector draws boxes.
+        points: CenterFace's five points, where it is the detector.
+    """
+    found = find_landmarks(gray, box, shape, points)
+    if found is None:
+        return Face(box, score, landmarks_from_box(box, shape), fitted=False)
+    return Face(box, score, found)
+
+
+WINDOW = 160
+"""px of a given face when CenterFace looks for its points."""
+SAME_BOX = 0.4
+"""Intersection over union from which two boxes are one face."""
+
+
+def faces_at(frame: Image, boxes: Sequence[Box]) -> list[Face]:
+    """The faces in given boxes, such as a user's, with landmarks where there are some.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        boxes: from the hairline to the chin, more or less.
+    """
+    gray = to_gray(frame) if boxes else frame
+    faces = []
+    for box in boxes:
+        points = points_in(frame, box)
+        if points is None:  # dlib's predictor draws a face into any wall
+            guessed = landmarks_from_box(box, CENTERFACE_BOX)
+            faces.append(Face(box, 1.0, guessed, fitted=False))
+        else:
+            faces.append(to_face(gray, box, 1.0, CENTERFACE_BOX, points))
+    return faces
+
+
+def points_in(frame: Image, box: Box) -> Points | None:
+    """CenterFace's points of the face in a box; None where it sees none there."""
     height, width = frame.shape[:2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    how = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
-    return np.asarray(cv2.resize(frame, size, interpolation=how), dtype=np.uint8)
+    reach = max(box[2] - box[0], box[3] - box[1]) / 2
+    x0, y0 = max(0, int(box[0] - reach)), max(0, int(box[1] - reach))
+    x1, y1 = min(width, int(box[2] + reach) + 1), min(height, int(box[3] + reach) + 1)
+    scale = WINDOW / max(2 * reach, 1)
+    seen = search.best(search.look_at(frame[y0:y1, x0:x1], scale, search.WEAK)).moved(
+        (1, 1), (x0, y0)
+    )
+    for (other, _), points in zip(_boxes(seen), seen.landmarks, strict=True):
+        if overlap(box, other) >= SAME_BOX:
+            return np.asarray(points, np.float64)
+    return None
 
 
-@cache
-def _hog() -> Any:
-    return dlib.get_frontal_face_detector()
+def joined(found: Sequence[Face], given: Sequence[Face]) -> list[Face]:
+    """Found faces, and given ones that were not found."""
+    new = [f for f in given if all(overlap(f.box, other.box) < SAME_BOX for other in found)]
+    return [*found, *new]
 
 
-@cache
-def _predictor() -> Any:
-    return dlib.shape_predictor(str(pip_file(DLIB_LANDMARKS)))
-
-
-def to_gray(frame: Image) -> Image:
-    """(H, W, 3) uint8 RGB to (H, W) uint8."""
-    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-
-
-def detect_hog(frame: Image, threshold: float = 0.0) -> list[tuple[Box, float]]:
-    """dlib's HOG detector. Boxes and scores, best first."""
-    scale = working_scale(*frame.shape[:2])
-    # Gray finds the same faces as color (docs/detectors.md) in two thirds of the time.
-    rects, scores, _ = _hog().run(resize(to_gray(frame), scale), 0, threshold)
-    return [
-        (
-            (
-                rect.left() / scale,
-                rect.top() / scale,
-                (rect.right() + 1) / scale,
-                (rect.bottom() + 1) / scale,
-            ),
-            float(score),
-        )
-        for rect, score in zip(rects, scores, strict=True)
-    ]
-
-
-def landmarks(frame: Image, box: Box) -> Points:
-    """dlib's five landmarks of a face: (5, 2) float64 in frame pixels.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB, or (H, W) gray, which is a third of the work.
-    """
-    x0, y0, x1, y1 = box
-    rect = dlib.rectangle(round(x0), round(y0), round(x1) - 1, round(y1) - 1)
-    shape = _predictor()(frame, rect)
-    return np.array([(point.x, point.y) for point in shape.parts()], dtype=np.float64)
-
-
-def landmarks_from_box(box: Box) -> Points:
-    """Where the five landmarks of an upright mean face lie in a detector's box: (5, 2)."""
-    x0, y0, x1, y1 = box
-    side = (x1 - x0) / BOX_WIDTH
-    center = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    return np.asarray((MEAN_FACE_5 - BOX_CENTER) * side + center, dtype=np.float64)
-
-
-def plausible(points: Points, box: Box) -> bool:
-    """Whether landmarks fit their box.
-
-    The predictor is trained on frontal faces; on profiles and false alarms it may put five points
-    on a heap, and a region sized by them would miss the head.
-    """
-    if np.ptp(points, axis=0).max() < 1:
-        return False
-    unit = unit_affine(points)
-    x0, y0, x1, y1 = box
-    width = (x1 - x0) * scale_of(unit)
-    center = apply_affine(unit, np.array([[(x0 + x1) / 2, (y0 + y1) / 2]]))[0]
-    offset = float(np.abs(center - BOX_CENTER).max())
-    low, high = PLAUSIBLE_WIDTHS
-    return low <= width <= high and offset <= PLAUSIBLE_OFFSET
-
-
-def to_face(frame: Image, box: Box, score: float) -> Face:
-    """A detection with its landmarks: the predictor's, or the box's where those do not fit.
-
-    Args:
-        frame: RGB or gray, see `landmarks`.
-    """
-    points = landmarks(frame, box)
-    if not plausible(points, box):
-        points = landmarks_from_box(box)
-    return Face(box, score, points)
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    return width * height / max(sum(areas) - width * height, 1e-9)
 
 
 def whole_frame(frame: Image) -> Face:
@@ -184,34 +155,40 @@ class Detector:
 
     def __call__(self, frame: Image) -> list[Face]:
         """The faces of a (H, W, 3) uint8 RGB frame, best first."""
-        if self.name == "none":
-            return [whole_frame(frame)]
-        found: list[tuple[Box, float]] = []
-        if self.name in ("auto", "hog"):
-            found = detect_hog(frame)
-        if self.name == "auto" and not found:
-            found = self._detect_cnn(frame, 1.0, SECOND_LOOK_MEGAPIXELS)
-        if self.name == "auto" and not found:
-            found = self._detect_cnn(frame, UPSAMPLE, SECOND_LOOK_MEGAPIXELS)
-        if self.name == "cnn":
-            found = self._detect_cnn(frame, UPSAMPLE, CNN_WORKING_MEGAPIXELS)
-        if not found:
-            return []
-        gray = to_gray(frame)
-        return [to_face(gray, box, score) for box, score in found]
+        return self.detect(frame).faces
 
-    def _detect_cnn(self, frame: Image, most: float, megapixels: float) -> list[tuple[Box, float]]:
+    def detect(self, frame: Image) -> Detection:
+        """The faces of a (H, W, 3) uint8 RGB frame, and what may be one."""
+        if self.name == "none":
+            return Detection([whole_frame(frame)], [])
+        if self.name == "auto":
+            found = search.search(frame, THRESHOLD, DOUBT)
+            return Detection(_faces(frame, found.faces), _boxes(found.doubts))
+        boxes = detect_hog(frame) if self.name == "hog" else self._detect_cnn(frame)
+        gray = to_gray(frame) if boxes else frame
+        return Detection([to_face(gray, box, score, DLIB_BOX) for box, score in boxes], [])
+
+    def _detect_cnn(self, frame: Image) -> list[tuple[Box, float]]:
         from deidcli.faces.dlib_nets import detect_cnn, load_detector  # imports torch
 
         if self._network is None:
             self._network = load_detector(resolve_device(self._device))
         height, width = frame.shape[:2]
-        scale = min(most, working_scale(height, width, megapixels))
+        scale = min(UPSAMPLE, working_scale(height, width, CNN_WORKING_MEGAPIXELS))
         found = detect_cnn(self._network, frame, scale=scale)
         return [((b[0], b[1], b[2] + 1.0, b[3] + 1.0), score) for b, score in found]
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says about it."""
+        if self.name == "auto":
+            return {
+                "name": self.name,
+                "network": "CenterFace",
+                "threshold": THRESHOLD,
+                "doubt": DOUBT,
+                "first_look": search.COARSE,
+                "close_looks": [[low, scale] for low, _, scale in search.BANDS],
+            }
         return {
             "name": self.name,
             "upsample": UPSAMPLE,
@@ -220,3 +197,18 @@ class Detector:
             "working_megapixels": WORKING_MEGAPIXELS,
             "cnn_working_megapixels": CNN_WORKING_MEGAPIXELS,
         }
+
+
+def _faces(frame: Image, cells: Cells) -> list[Face]:
+    gray = to_gray(frame) if len(cells) else frame
+    return [
+        to_face(gray, box, score, CENTERFACE_BOX, points.astype(np.float64))
+        for (box, score), points in zip(_boxes(cells), cells.landmarks, strict=True)
+    ]
+
+
+def _boxes(cells: Cells) -> list[tuple[Box, float]]:
+    def plain(row: Sequence[float]) -> Box:
+        return (float(row[0]), float(row[1]), float(row[2]), float(row[3]))
+
+    return [(plain(box), float(s)) for box, s in zip(cells.boxes, cells.scores, strict=True)]

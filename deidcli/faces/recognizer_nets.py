@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from deidcli.errors import DeidError
+from deidcli.faces.protobuf import read_fields
 
 # --- Networks that are read as a graph from a file (ONNX, Keras)
 
@@ -84,38 +85,9 @@ def _filled(module: nn.Module, **arrays: NDArray[np.float32]) -> nn.Module:
 # --- w600k_mbf: an ONNX file
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: number and value (an int, or bytes as a view).
-
-    Source: protobuf.dev, Encoding. The one ONNX file that we read (its sha256 is checked) does
-    not justify three packages.
-    """
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield number, value
-        else:
-            length, at = _varint(data, at) if wire == 2 else ({1: 8, 5: 4}[wire], at)
-            yield number, data[at : at + length]
-            at += length
-
-
 def _onnx_tensor(data: memoryview) -> tuple[str, NDArray[np.float32]]:
     """TensorProto: dims = 1, data_type = 2 (1 is float), name = 8, raw_data = 9."""
-    fields = list(_fields(data))
+    fields = list(read_fields(data))
     dims = [value for number, value in fields if number == 1]
     one = dict(fields)
     assert one[2] == 1, "only float tensors"
@@ -126,7 +98,7 @@ def _onnx_attributes(attributes: Sequence[memoryview]) -> dict[str, list[int]]:
     """AttributeProto: name = 1, i = 3, ints = 8. Integers only, always as a list."""
     out = {}
     for data in attributes:
-        fields = list(_fields(data))
+        fields = list(read_fields(data))
         out[str(bytes(dict(fields)[1]), "utf8")] = [v for n, v in fields if n in (3, 8)]
     return out
 
@@ -159,10 +131,10 @@ def read_onnx(path: Path) -> GraphNet:
     ModelProto: graph = 7. GraphProto: node = 1, initializer = 5. NodeProto: input = 1,
     output = 2, op_type = 4, attribute = 5. Source: onnx/onnx.proto.
     """
-    graph = list(_fields(dict(_fields(memoryview(path.read_bytes())))[7]))
+    graph = list(read_fields(dict(read_fields(memoryview(path.read_bytes())))[7]))
     arrays = dict(_onnx_tensor(value) for number, value in graph if number == 5)
     nodes = []
-    for fields in (list(_fields(value)) for number, value in graph if number == 1):
+    for fields in (list(read_fields(value)) for number, value in graph if number == 1):
         inputs, (output,), (op,) = (
             [str(bytes(v), "utf8") for n, v in fields if n == number] for number in (1, 2, 4)
         )

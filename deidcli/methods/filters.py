@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from deidcli.faces.detect import BOX_WIDTH
+from deidcli.faces.landmarks import DLIB_BOX
 from deidcli.faces.regions import HEAD_PADDING, Region, region_mask
 from deidcli.methods import Chip, Context, OnPixels, Pixels, Plan, PlanFace
 
@@ -30,7 +30,7 @@ class _Filter(OnPixels):
     def __init__(self, region: Region, size: int) -> None:
         self.chip = Chip(size, HEAD_PADDING)
         self.mask = region_mask(region, size, HEAD_PADDING)
-        self.face_width = BOX_WIDTH * size / (2 * HEAD_PADDING + 1)
+        self.face_width = DLIB_BOX.width * size / (2 * HEAD_PADDING + 1)
         """Width of a detector's box in chip pixels."""
 
     def prepare(self, faces: Iterable[PlanFace]) -> Plan | None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deidcli.faces import align, detect
+from deidcli.faces import align, detect, dlib_hog, landmarks
 from tests.conftest import PEOPLE
 
 
@@ -22,11 +22,11 @@ def frames() -> list[np.ndarray]:
 def test_chips_are_dlibs() -> None:
     """Against dlib.get_face_chip, which scales through its own pyramid: a few gray levels."""
     for frame in frames():
-        (box, _), *_ = detect.detect_hog(frame)
-        points = detect.landmarks(frame, box)
+        (box, _), *_ = dlib_hog.detect_hog(frame)
+        points = landmarks.landmarks(frame, box)
         ours = align.crop(frame, align.chip_affine(points, 150, 0.25), 150)
         rect = dlib.rectangle(*(round(v) for v in box[:2]), round(box[2]) - 1, round(box[3]) - 1)
-        theirs = dlib.get_face_chip(frame, detect._predictor()(frame, rect), 150, 0.25)
+        theirs = dlib.get_face_chip(frame, landmarks._predictor()(frame, rect), 150, 0.25)
         assert np.abs(ours.astype(int) - theirs).mean() < 4
         shifted = np.roll(theirs, 1, axis=1)
         assert (
@@ -78,13 +78,13 @@ def test_a_face_half_outside_the_frame() -> None:
 
 def test_landmarks_that_do_not_fit_their_box_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     box = (10.0, 10.0, 110.0, 110.0)
-    good = detect.landmarks_from_box(box)
-    assert detect.plausible(good, box)
-    assert not detect.plausible(np.full((5, 2), 30.0), box)
-    assert not detect.plausible(good * 0.2, box)
-    monkeypatch.setattr(detect, "landmarks", lambda frame, box: good * 0.2)
-    face = detect.to_face(np.zeros((120, 120, 3), np.uint8), box, 1.0)
-    assert np.array_equal(face.landmarks, good)
+    good = landmarks.landmarks_from_box(box)
+    assert landmarks.fits(good, box)
+    assert not landmarks.fits(np.full((5, 2), 30.0), box)
+    assert not landmarks.fits(good * 0.2, box)
+    monkeypatch.setattr(landmarks, "landmarks", lambda frame, box: good * 0.2)
+    face = detect.to_face(np.zeros((120, 120), np.uint8), box, 1.0, landmarks.DLIB_BOX)
+    assert np.array_equal(face.landmarks, good) and not face.fitted
 
 
 @pytest.mark.parametrize("name", ["auto", "hog", "cnn"])

@@ -1,0 +1,168 @@
+"""Five landmarks for a detected face: dlib's, CenterFace's, or none that fit.
+
+dlib's 5-point predictor is exact on upright faces and puts its points anywhere on others.
+CenterFace's points are coarser and follow a face in any position. So a face that CenterFace sees
+turned is set upright by its points before dlib looks at it; points that do not fit their box are
+thrown away, CenterFace's are tried instead, and a face without any that fit says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import cv2
+import dlib
+import numpy as np
+
+from deidcli.faces.align import (
+    MEAN_FACE_5,
+    Affine,
+    Box,
+    Image,
+    Points,
+    apply_affine,
+    invert,
+    scale_of,
+    similarity,
+    unit_affine,
+)
+from deidcli.weights import DLIB_LANDMARKS, pip_file
+
+
+@dataclass(frozen=True)
+class BoxShape:
+    """How a detector draws its boxes: in sides of the mean face, in its unit square."""
+
+    width: float
+    height: float
+    center: tuple[float, float]
+
+    @property
+    def size(self) -> float:
+        """Side of the square of the same area."""
+        return math.sqrt(self.width * self.height)
+
+
+DLIB_BOX = BoxShape(1.3, 1.3, (0.49, 0.48))
+"""dlib's boxes: medians over 300 CelebA training faces; 98 % of the widths lay between 1.06 and
+1.47."""
+CENTERFACE_BOX = BoxShape(1.17, 1.56, (0.50, 0.38))
+"""CenterFace's boxes, from the hairline to the chin: medians over 596 CelebA training faces; 98 %
+of the widths lay between 0.99 and 1.31, of the heights between 1.35 and 1.81."""
+CENTERFACE_POINTS = np.array(
+    [[0.2265, 0.2185], [0.7727, 0.2080], [0.4970, 0.5295], [0.2653, 0.7682], [0.7242, 0.7587]]
+)
+"""Where CenterFace's five points lie in the mean face's unit square: medians over 150 of them."""
+
+FITTING_SIZES = (0.69, 1.36)
+"""Sizes of a box that landmarks may imply, in sizes of the detector's usual box."""
+FITTING_OFFSET = 0.35
+"""Largest distance of its middle from the usual one, in sides of the mean face, in x and y."""
+TURNED = math.radians(25)
+"""From this roll on a face is set upright before dlib's predictor sees it."""
+UPRIGHT_SIDE = 200
+"""px of the upright picture that is made for it."""
+
+
+@cache
+def _predictor() -> Any:
+    return dlib.shape_predictor(str(pip_file(DLIB_LANDMARKS)))
+
+
+def landmarks(frame: Image, box: Box) -> Points:
+    """dlib's five landmarks of an upright face: (5, 2) float64 in frame pixels.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB, or (H, W) gray, which is a third of the work.
+        box: as dlib's detectors draw it.
+    """
+    x0, y0, x1, y1 = box
+    rect = dlib.rectangle(round(x0), round(y0), round(x1) - 1, round(y1) - 1)
+    shape = _predictor()(frame, rect)
+    return np.array([(point.x, point.y) for point in shape.parts()], dtype=np.float64)
+
+
+def landmarks_from_box(box: Box, shape: BoxShape = DLIB_BOX) -> Points:
+    """Where the five landmarks of an upright mean face lie in a detector's box: (5, 2)."""
+    unit = _unit_of_box(box, shape)
+    return apply_affine(invert(unit), MEAN_FACE_5)
+
+
+def _unit_of_box(box: Box, shape: BoxShape) -> Affine:
+    """From frame pixels to the unit square, if the box holds an upright mean face."""
+    x0, y0, x1, y1 = box
+    scale = shape.size / max(math.sqrt(max(x1 - x0, 0) * max(y1 - y0, 0)), 1e-3)
+    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    shift = np.array(shape.center) - scale * middle
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+
+
+def dlib_box(box: Box, shape: BoxShape) -> Box:
+    """The box that dlib's detectors would draw round a face in another detector's box."""
+    if shape == DLIB_BOX:
+        return box
+    half = DLIB_BOX.width / 2
+    low, high = (np.array(DLIB_BOX.center) + side for side in (-half, half))
+    corners = apply_affine(invert(_unit_of_box(box, shape)), np.stack([low, high]))
+    return (*map(float, corners[0]), *map(float, corners[1]))  # type: ignore[return-value]
+
+
+def fits(points: Points, box: Box, shape: BoxShape = DLIB_BOX) -> bool:
+    """Whether landmarks fit their box.
+
+    The predictor is trained on frontal faces; on profiles and false alarms it may put five points
+    on a heap, and a region sized by them would miss the head.
+    """
+    if np.ptp(points, axis=0).max() < 1:
+        return False
+    unit = unit_affine(points)
+    x0, y0, x1, y1 = box
+    size = math.sqrt(max(x1 - x0, 0) * max(y1 - y0, 0)) * scale_of(unit)
+    middle = apply_affine(unit, np.array([[(x0 + x1) / 2, (y0 + y1) / 2]]))[0]
+    low, high = FITTING_SIZES
+    offset = float(np.abs(middle - np.array(shape.center)).max())
+    return low <= size / shape.size <= high and offset <= FITTING_OFFSET
+
+
+def find_landmarks(
+    gray: Image, box: Box, shape: BoxShape, points: Points | None = None
+) -> Points | None:
+    """The five landmarks of a face, by whatever finds some that fit.
+
+    Args:
+        gray: (H, W) uint8.
+        points: (5, 2), CenterFace's own for this face.
+
+    Returns:
+        (5, 2) float64 in dlib's order, frame pixels; None where none fit.
+    """
+    if points is None:
+        found = landmarks(gray, dlib_box(box, shape))
+        return found if fits(found, box, shape) else None
+    rough = similarity(points, CENTERFACE_POINTS) if np.ptp(points, axis=0).max() >= 1 else None
+    if rough is None or abs(math.atan2(rough[1, 0], rough[0, 0])) < TURNED:
+        found = landmarks(gray, dlib_box(box, shape))
+    else:
+        found = _landmarks_upright(gray, rough)
+    if fits(found, box, shape):
+        return found
+    if rough is None:
+        return None
+    found = apply_affine(invert(rough), MEAN_FACE_5)
+    return found if fits(found, box, shape) else None
+
+
+def _landmarks_upright(gray: Image, rough: Affine) -> Points:
+    """dlib's landmarks of a face that stands upright in the unit square of `rough`."""
+    scale, padding = UPRIGHT_SIDE / 2, 0.5
+    shift = np.array([[0, 0, padding * scale], [0, 0, padding * scale]])
+    affine = rough * scale + shift
+    upright = cv2.warpAffine(gray, affine, (UPRIGHT_SIDE, UPRIGHT_SIDE), flags=cv2.INTER_LINEAR)
+    half = DLIB_BOX.width / 2
+    low = (np.array(DLIB_BOX.center) - half + padding) * scale
+    high = (np.array(DLIB_BOX.center) + half + padding) * scale
+    found = landmarks(np.asarray(upright, np.uint8), (*low, *high))
+    return apply_affine(invert(affine), found)

@@ -38,7 +38,7 @@ def methods(
         return
     say(_first_line(method_facts(name).__doc__))
     for key, kind, default, text in rows:
-        say(f"  --set {key}={default:<8} {kind}", 6)
+        say(f"  --set {key}={default}  ({kind})", 6)
         say(f"      {text}", 6)
 
 
@@ -54,11 +54,13 @@ def weights_list(json: Json = False) -> None:
     if json:
         typer.echo(jsonlib.dumps(rows))
         return
-    lines = []
+    width = max(len(str(row["name"])) for row in rows)
     for row in rows:
-        where = "installed" if row["installed"] else str(row["install"])
-        lines.append((str(row["name"]), str(row["sha256"])[:12], f"{where}; {row['license']}"))
-    table(lines)
+        state = "installed" if row["installed"] else "missing"
+        lead = f"{row['name']:<{width}}  {str(row['sha256'])[:12]}  {state}; "
+        say(f"{lead}{row['license']}", width + 16)
+        if not row["installed"]:
+            say(f"    {row['install']}", 6)
 
 
 def weights_verify(json: Json = False) -> None:
@@ -88,9 +90,16 @@ TRAINABLE = {
 
 
 def train(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help=", ".join(TRAINABLE) + ".")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help=", ".join(TRAINABLE) + ".",
+            autocompletion=completing(lambda: TRAINABLE),
+        ),
+    ],
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Folders of pictures, or parquet.")
+        list[Path], typer.Argument(metavar="DATA", help="Folders of pictures, or parquet.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Checkpoints and weights; runs/WHAT.")
@@ -121,9 +130,9 @@ def train(
 
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
-    deid train dae celeba/train --set target=supervised --set attributes=Male,Smiling
+    deid train dae celeba/train --set target=supervised --set attributes=Male
     deid train a3gan celeba/train --set pool=portraits
-    DEID_WEIGHTS=runs/dae deid anonymize faces --method dae --set target=supervised
+    DEID_WEIGHTS=runs/dae deid anonymize faces -m dae --set target=supervised
     """
     from importlib import import_module
 

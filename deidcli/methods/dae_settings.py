@@ -37,7 +37,7 @@ class Settings:
 
 
 class Facts:
-    """Encoder, decoder, deblurrer, smoother."""
+    """The face of somebody who does not exist, of the same sex, expression and pose."""
 
     settings: Settings
     whole_chips = True

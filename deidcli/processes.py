@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import get_args
 
@@ -61,7 +63,31 @@ def warm_up(modules: Sequence[str] = PRELOADED) -> None:
     milliseconds and share what was imported.
     """
     multiprocessing.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()
+    # The server and the workers forked from it are not told of Ctrl-C, or each would print a
+    # traceback: this process is, and they end with it. The tracker comes first, for its start
+    # lifts the mask.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers() -> None:
+    """End the workers and the server that forks them, whatever they do.
+
+    A server that still imports would fork workers of a process that is gone by then.
+    """
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join(5)
 
 
 def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:

@@ -84,14 +84,33 @@ def anonymize(
         typer.Option(help="dlib distance from its original that a face must exceed, usually 0.6."),
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Publish without that check.")] = False,
-    names: Annotated[str, typer.Option(help="keep or random.")] = "keep",
+    names: Annotated[
+        str, typer.Option(help="random, in random order; or keep: the input's names and order.")
+    ] = "random",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--columns",
+            metavar="A,B|all",
+            help="Columns published beside the picture; without it CelebA's attributes (see "
+            "--attrs) and partitions alone. all: every column of numbers, text or dates that "
+            "names no person, embedding or long text. Look at them first: text can name people.",
+        ),
+    ] = None,
     keep_identity: Annotated[
-        bool, typer.Option("--keep-identity", help="Publish identity columns (parquet).")
+        bool, typer.Option("--keep-identity", help="Publish the columns that name people too.")
+    ] = False,
+    publish_geometry: Annotated[
+        bool,
+        typer.Option("--publish-geometry", help="Publish faces' boxes, rounded outwards to 8 px."),
     ] = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow links out of INPUT.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The same faces again in another OUT; else each run draws its own."),
+    ] = None,
     password_file: PasswordFile = None,
     seal: Annotated[
         bool, typer.Option("--seal", help="Publish the original faces too, encrypted.")
@@ -124,6 +143,7 @@ def anonymize(
         warm_up()  # first of all: it imports torch in parallel with what follows
     from deidcli import planning
     from deidcli.data.attributes import parse_attributes
+    from deidcli.data.columns import parse_columns
     from deidcli.methods import (
         keeps_attributes,
         kept_attributes,
@@ -149,15 +169,17 @@ def anonymize(
         method=method,
         method_settings=method_settings,
         # What the picture does not keep is not published beside it either.
-        attributes=asked if kept is None else kept,
+        attributes=asked if kept is None else _both(kept, asked),
         output=output,  # type: ignore[arg-type]
         detector=detector,  # type: ignore[arg-type]
         on_no_face=on_no_face,  # type: ignore[arg-type]
         gate=None if no_gate else GATE_DISTANCE if gate is None else gate,
         names=names,  # type: ignore[arg-type]
+        columns=() if columns is None else parse_columns(columns),
         keep_identity=keep_identity,
+        publish_geometry=publish_geometry,
         follow_links=follow_links,
-        seed=seed or 0,
+        seed=seed,
         jpeg_quality=jpeg_quality,
         seal=seal,
     )
@@ -184,6 +206,11 @@ def anonymize(
         raise typer.Exit(ExitCode.SOME_INPUTS_FAILED)
 
 
+def _both(kept: tuple[str, ...], asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What a method keeps, as far as --attrs names it."""
+    return kept if asked is None else tuple(name for name in kept if name in asked)
+
+
 def _anonymize(
     settings: Any,
     source: Path,
@@ -202,7 +229,7 @@ def _anonymize(
     from deidcli.processes import check_device
 
     check_device(device)
-    found = open_source(source, settings.follow_links)
+    found = open_source(source, settings.follow_links, planning.wish_of(settings))
     planning.check_output(out, source)
     for warning in planning.warnings_of(found, settings):
         typer.echo(f"note: {warning}", err=True)

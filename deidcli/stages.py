@@ -20,7 +20,7 @@ from deidcli import planning
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal
-from deidcli.data.samples import EXTENSION_OF, Sample
+from deidcli.data.samples import EXTENSION_OF, Sample, random_name
 from deidcli.data.sink import (
     FaceRecord,
     Output,
@@ -210,7 +210,7 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
     for index, face in enumerate(found):
         unit = unit_affine(face.landmarks)
         affine = chip_from_unit(unit, size, padding)
-        seed = face_seed(run.settings.seed, sample.key, index)
+        seed = face_seed(run.seed, sample.key, index)
         faces.append(_Face(face, unit, affine, seed, nonce=_nonce(seed, run, stages)))
     return Work(sample, decoded.pixels, decoded.format, decoded.notes, faces)
 
@@ -372,7 +372,7 @@ def _encode(work: Work, run: Run) -> Result:
         for index, (face, record) in enumerate(zip(work.faces, records, strict=True)):
             assert face.chip is not None
             side = len(face.chip)
-            name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
+            name, data = _crop_name(sample, index, run), encode(face.chip, "PNG")
             hidden = _sealed_crop(work, face, data, run)
             outputs.append(Output(name, data, side, side, (record,), hidden))
     else:
@@ -383,6 +383,13 @@ def _encode(work: Work, run: Run) -> Result:
         hidden = _sealed_frame(work, data, run)
         outputs = [Output(name, data, width, height, tuple(records), hidden)]
     return Result(sample, work.status, "", work.notes, tuple(outputs), len(work.faces))
+
+
+def _crop_name(sample: Sample, index: int, run: Run) -> str:
+    """With random names, one that does not tell which crops are of one picture."""
+    if run.secret is not None:
+        return random_name(f"{sample.key}\0{index}", run.secret) + ".png"
+    return f"{sample.stem}_{index}.png"
 
 
 def _record(face: _Face) -> FaceRecord:

@@ -9,14 +9,27 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import pyarrow as pa
 
 from deidcli.data import parquet
 from deidcli.data.attributes import LabelFiles, Labels, lfw_identity, read_label_files
+from deidcli.data.columns import (
+    NO_COLUMNS,
+    NO_WISH,
+    PARTITIONS,
+    Columns,
+    Table,
+    Wish,
+    check_wish,
+    fitted,
+)
 from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks_like_image
+from deidcli.data.people import names_people
 from deidcli.errors import DeidError
 
 Kind = Literal["folder", "parquet"]
@@ -41,6 +54,8 @@ class Item:
     identity: str | None = None
     size: int = 0
     """Bytes."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the columns that were asked for, see `Source.fields`."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +92,24 @@ class Source:
     """Attributes that at least one input has a label for, sorted."""
     has_partition: bool = False
     names_people: bool = False
-    """The folder tree names people, as LFW's does."""
+    """Folders or files are named after people, as it seems."""
     has_identity: bool = False
     private_warnings: tuple[str, ...] = ()
     """Warnings that name files: shown to the user, never published."""
+    columns: Columns = NO_COLUMNS
+    """What is published of the inputs' columns."""
+    fields: tuple[tuple[str, pa.DataType], ...] = ()
+    """Folders: the columns of its tables that are published in metadata.parquet."""
 
 
-def open_source(root: Path, follow_links: bool = False) -> Source:
+def open_source(root: Path, follow_links: bool = False, wish: Wish = NO_WISH) -> Source:
     """List the inputs below a folder, or of one parquet file.
 
+    Args:
+        wish: which columns are published beside the pictures.
+
     Raises:
+        UsageError: no input has a column that was asked for.
         DeidError: nothing there, not readable, or no picture in it.
     """
     if printable(str(root)) != str(root):
@@ -99,16 +122,16 @@ def open_source(root: Path, follow_links: bool = False) -> Source:
                 f"{root} is neither a folder nor a parquet file",
                 "give the folder that holds the pictures",
             )
-        return _parquet_source(root, [_File(root.name, root)])
+        return _parquet_source(root, [_File(root.name, root)], wish)
     files = list(_walk(root, follow_links))
     pictures = [f for f in files if f.status == "" and f.is_picture]
     shards = [f for f in files if f.status == "" and f.key.lower().endswith(".parquet")]
     if shards and not pictures:
-        return _parquet_source(root, files)
+        return _parquet_source(root, files, wish)
     if not pictures and not any(f.status == "failed" for f in files):
         found = f"{len(files)} other files" if files else "nothing"
         raise DeidError(f"{root} holds no picture ({found} found)", "give a folder of pictures")
-    return _folder_source(root, files)
+    return _folder_source(root, files, wish)
 
 
 # ---------------------------------------------------------------------------- listing
@@ -224,10 +247,14 @@ def shard_size(inputs: int) -> int:
     return max(2, min(64, inputs // 64))
 
 
-def _folder_source(root: Path, files: list[_File]) -> Source:
-    label_files = read_label_files((f.key, f.path) for f in files if f.status == "")
+def _folder_source(root: Path, files: list[_File], wish: Wish) -> Source:
+    label_files = read_label_files(((f.key, f.path) for f in files if not f.status), wish.wants)
+    check_wish(wish, label_files.seen)
+    table = fitted(wish, label_files.cells)
     names = _Names(files)
-    items = [_item(file, label_files, names) for file in files]
+    items = [_item(file, label_files, names, table) for file in files]
+    labels = tuple(sorted({name for item in items for name in item.labels}))
+    has_partition = any(item.partition for item in items)
     size = shard_size(len(items))
     shards = [
         FolderShard(number, tuple(items[start : start + size]))
@@ -247,15 +274,25 @@ def _folder_source(root: Path, files: list[_File]) -> Source:
         len(items),
         _signature(files),
         tuple(warnings),
-        tuple(sorted({name for item in items for name in item.labels})),
-        any(item.partition for item in items),
-        any(lfw_identity(item.key) for item in items),
+        labels,
+        has_partition,
+        any(lfw_identity(i.key) or names_people(i.key) for i in items if not i.status),
         any(item.identity for item in items),
         tuple(private),
+        _folder_columns(label_files, labels, has_partition, table, wish),
+        table.fields,
     )
 
 
-def _item(file: _File, label_files: LabelFiles, names: _Names) -> Item:
+def _folder_columns(
+    files: LabelFiles, labels: Sequence[str], has_partition: bool, table: Table, wish: Wish
+) -> Columns:
+    kept = [name for name in labels if wish.labels is None or name in wish.labels]
+    split = [name for name in PARTITIONS if name in files.seen] if has_partition else []
+    return Columns.of([*kept, *split, *(name for name, _ in table.fields)], files.seen)
+
+
+def _item(file: _File, label_files: LabelFiles, names: _Names, table: Table) -> Item:
     if file.status:
         return Item(file.key, str(file.path), file.status, file.reason)
     if not file.is_picture:
@@ -272,6 +309,7 @@ def _item(file: _File, label_files: LabelFiles, names: _Names) -> Item:
         partition=partition,
         identity=identity,
         size=file.size,
+        columns=table.row(file.key),
     )
 
 
@@ -309,9 +347,8 @@ def _stem(key: str) -> str:
 # ---------------------------------------------------------------------------- parquet
 
 
-def _parquet_source(root: Path, files: list[_File]) -> Source:
+def _parquet_source(root: Path, files: list[_File], wish: Wish) -> Source:
     shards: list[Shard] = []
-    warnings: list[str] = []
     summary = parquet.Summary()
     rest: list[Item] = []
     missing: list[DeidError] = []
@@ -324,7 +361,7 @@ def _parquet_source(root: Path, files: list[_File]) -> Source:
             rest.append(Item(file.key, str(file.path), status, reason))
             continue
         try:
-            plan = parquet.plan_file(file.path)
+            plan = parquet.plan_file(file.path, wish)
         except DeidError as error:
             missing.append(error)
             rest.append(Item(file.key, str(file.path), "failed", error.message))
@@ -340,18 +377,19 @@ def _parquet_source(root: Path, files: list[_File]) -> Source:
         raise DeidError(f"{root.name}: {missing[0].message}", missing[0].hint)
     if rest:
         shards.append(FolderShard(len(shards), tuple(rest)))
-    warnings.extend(summary.warnings())
+    check_wish(wish, summary.seen, summary.images)
     return Source(
         "parquet",
         root,
         tuple(shards),
         sum(len(shard) for shard in shards),
         _signature([_sized(file) for file in files]),
-        tuple(warnings),
+        (),
         tuple(sorted(summary.labels)),
         summary.has_partition,
-        False,
+        any(names_people(shard.key) for shard in shards if isinstance(shard, parquet.ParquetShard)),
         summary.has_identity,
+        columns=summary.columns(),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -149,9 +151,15 @@ def _options_of(settings: Mapping[str, Any]) -> Values:
     values["settings"] = given
     if settings.get("gate") is None:
         values["no_gate"] = True
-    # Not the default as if it had been asked for: a given seed fixes a password's salt too.
-    values["seed"] = settings.get("seed") or None
+    # None listed is none typed; names go through CSV, as one may hold a comma.
+    values["columns"] = _words(settings.get("columns") or ()) or None
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _words(names: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
 
 
 def _plain(value: Any) -> Any:

@@ -192,6 +192,8 @@ class Keys:
     seal_nonce: bytes
     manifest: bytes
     """Authenticates the manifest of a sealed output."""
+    geometry: bytes
+    """AES-256-GCM of where faces were."""
     verifier: bytes
     """Kept in OUT.private, so that a run is not continued with another passphrase."""
 
@@ -202,7 +204,7 @@ def derive(passphrase: bytes, kdf: Kdf) -> Keys:
         passphrase, salt=kdf.salt, n=kdf.n, r=kdf.r, p=kdf.p, dklen=32,
         maxmem=256 * kdf.r * kdf.n,
     )  # fmt: skip
-    labels = ("network", "seal", "seal nonce", "manifest", "verifier")
+    labels = ("network", "seal", "seal nonce", "manifest", "geometry", "verifier")
     return Keys(*(keyed_hash(root, label) for label in labels))
 
 

@@ -21,7 +21,7 @@ from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.boxes import COLUMN, to_boxes
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal
-from deidcli.data.samples import EXTENSION_OF, Sample
+from deidcli.data.samples import EXTENSION_OF, Sample, random_name
 from deidcli.data.sink import Doubt, FaceRecord, Output, Result
 from deidcli.errors import DeidError
 from deidcli.faces.align import (
@@ -256,7 +256,7 @@ def _faces(found: Detection, sample: Sample, run: Run, stages: Stages) -> list[_
     for index, face in enumerate(found.faces):
         unit = unit_affine(face.landmarks)
         affine = chip_from_unit(unit, size, padding)
-        seed = face_seed(run.settings.seed, sample.key, index)
+        seed = face_seed(run.seed, sample.key, index)
         nonce = _nonce(seed, run, stages) if face.fitted else None
         faces.append(_Face(face, unit, affine, seed, nonce=nonce))
     return faces
@@ -432,7 +432,7 @@ def _encode(work: Work, run: Run) -> Result:
             if face.chip is None:  # no landmarks to cut it by; in its neighbors' crops it is black
                 continue
             side = len(face.chip)
-            name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
+            name, data = _crop_name(sample, index, run), encode(face.chip, "PNG")
             hidden = _sealed_crop(work, face, data, run)
             outputs.append(Output(name, data, side, side, (record,), hidden))
     else:
@@ -446,6 +446,13 @@ def _encode(work: Work, run: Run) -> Result:
     return Result(
         sample, work.status, "", work.notes, tuple(outputs), len(work.faces), covered, work.doubts
     )
+
+
+def _crop_name(sample: Sample, index: int, run: Run) -> str:
+    """With random names, one that does not tell which crops are of one picture."""
+    if run.secret is not None:
+        return random_name(f"{sample.key}\0{index}", run.secret) + ".png"
+    return f"{sample.stem}_{index}.png"
 
 
 def _record(face: _Face) -> FaceRecord:

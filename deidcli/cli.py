@@ -115,6 +115,10 @@ def anonymize(
     seal: Annotated[
         bool, typer.Option("--seal", help="Publish the original faces too, encrypted.")
     ] = False,
+    no_mark: Annotated[
+        bool,
+        typer.Option("--no-mark", help="No XMP packet that says how the pictures were made."),
+    ] = False,
     jpeg_quality: Annotated[int, typer.Option(help="Of published JPEG and WebP.")] = 95,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Faces a batch.")] = 16,
@@ -178,6 +182,7 @@ def anonymize(
         columns=() if columns is None else parse_columns(columns),
         keep_identity=keep_identity,
         publish_geometry=publish_geometry,
+        mark=not no_mark,
         follow_links=follow_links,
         seed=seed,
         jpeg_quality=jpeg_quality,

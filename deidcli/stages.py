@@ -7,7 +7,7 @@ the method and the gate in batches.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from deidcli import planning
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal
+from deidcli.data.marks import SourceType
 from deidcli.data.samples import EXTENSION_OF, Sample, random_name
 from deidcli.data.sink import (
     FaceRecord,
@@ -39,7 +40,7 @@ from deidcli.faces.align import (
 )
 from deidcli.faces.detect import Detector, Face
 from deidcli.faces.regions import HEAD_PADDING, region_mask
-from deidcli.methods import Context, Method, Plan, load_method
+from deidcli.methods import Context, Method, Plan, load_method, source_type
 from deidcli.passwords import face_bits, face_nonce
 from deidcli.processes import resolve_device
 from deidcli.run import Run
@@ -258,7 +259,7 @@ def _close(waiting: list[Result | Work], run: Run, stages: Stages) -> list[Resul
             try:
                 _replace_faces([work], run, stages)
             except Exception as error:
-                errors[id(work)] = f"{run.settings.method}: {_words(error)}"
+                errors[id(work)] = f"method: {_words(error)}"
     results = []
     for entry in waiting:
         if isinstance(entry, Result):
@@ -372,17 +373,30 @@ def _encode(work: Work, run: Run) -> Result:
         for index, (face, record) in enumerate(zip(work.faces, records, strict=True)):
             assert face.chip is not None
             side = len(face.chip)
-            name, data = _crop_name(sample, index, run), encode(face.chip, "PNG")
+            name = _crop_name(sample, index, run)
+            data = encode(face.chip, "PNG", mark=_mark([face], run))
             hidden = _sealed_crop(work, face, data, run)
             outputs.append(Output(name, data, side, side, (record,), hidden))
     else:
         format = sample.format or work.format
         name = sample.name if sample.format else sample.name + EXTENSION_OF[format]
-        data = encode(work.frame, format, settings.jpeg_quality)
+        mark = _mark(work.faces, run)
+        data = encode(work.frame, format, settings.jpeg_quality, mark)
         height, width = work.frame.shape[:2]
         hidden = _sealed_frame(work, data, run)
         outputs = [Output(name, data, width, height, tuple(records), hidden)]
     return Result(sample, work.status, "", work.notes, tuple(outputs), len(work.faces))
+
+
+def _mark(faces: Sequence[_Face], run: Run) -> SourceType | None:
+    """How a picture was made, by what covers its faces. One in which nothing was replaced has no
+    mark."""
+    if not run.settings.mark or not faces:
+        return None
+    settings = run.settings
+    if any(face.method == settings.method for face in faces):
+        return source_type(settings.method, settings.method_settings)
+    return source_type("blackout", {})
 
 
 def _crop_name(sample: Sample, index: int, run: Run) -> str:

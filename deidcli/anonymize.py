@@ -56,6 +56,7 @@ def run_settings(options: Options) -> RunSettings:
         "columns": () if options.columns is None else _columns(options.columns),
         "gate": gate_distance(options),
         "boxes": identify(options.boxes),
+        "mark": not options.no_mark,
     }
     names = {f.name for f in dataclasses.fields(Options)} - made.keys()
     same = {f.name for f in dataclasses.fields(RunSettings)} & names

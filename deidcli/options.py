@@ -109,6 +109,7 @@ class Options:
         None, help="The same faces again in another OUT; else each run draws its own."
     )
     seal: bool = option(False, help="Publish the original faces too, encrypted.")
+    no_mark: bool = option(False, help="No XMP packet that says how the pictures were made.")
     jpeg_quality: int = option(95, help="Of published JPEG and WebP.")
     device: str = option("auto", help="auto, cpu or cuda.", choices=lambda: get_args(DeviceName))
     batch_size: int = option(16, least=1, help="Faces a batch.")

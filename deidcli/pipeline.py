@@ -192,7 +192,7 @@ def _written(
     try:
         return result, writing.result()
     except Unwritable as error:
-        reason = f"its name cannot be written: {error}"
+        reason = str(error)
         return Result(result.sample, "failed", reason, result.notes), ()
 
 

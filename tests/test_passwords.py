@@ -88,13 +88,56 @@ def test_asked_for_twice_without_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     typed: list[str] = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: typed.pop(0))
-    typed[:] = ["one", "one"]
-    assert read_passphrase(None, None, twice=True) == b"one" and not typed
-    typed[:] = ["one", "two"]
+    typed[:] = ["one long word", "one long word"]
+    assert read_passphrase(None, None, twice=True) == b"one long word" and not typed
+    typed[:] = ["one long word", "two long words"]
     with pytest.raises(DeidError, match="differ"):
         read_passphrase(None, None, twice=True)
     typed[:] = ["one", "two"]
     assert read_passphrase(None, None, twice=False) == b"one" and typed == ["two"]
+
+
+WEAK = (
+    *("a", "eleven char", "aaaaaaaaaaaa", "abcabcabcabc", "abcdefghijklmn", "nmlkjihgfedcba"),
+    *("123456789012", "0987654321098", "aabbaabbccaa", "Password1234", "p@ssw0rd2024!"),
+    "12 Qwertyuiop 34",
+    *("correct horse battery staple", "passwordpassword", "letmein-letmein", "admin test 2023"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WEAK)
+def test_weak_new_passwords_are_refused(tmp_path: Path, word: str, deid: Deid) -> None:
+    """And those of old outputs still open them."""
+    path = password_file(tmp_path, word)
+    with pytest.raises(UsageError) as refused:
+        read_passphrase(path, None, twice=True)
+    assert word not in refused.value.message or len(word) < 3
+    with pytest.raises(UsageError):
+        read_passphrase(None, word, twice=True)
+    assert read_passphrase(path, None, twice=False) == word.encode()
+
+
+def test_a_weak_password_stops_a_run_before_it_begins(tmp_path: Path, deid: Deid) -> None:
+    folder, out = png_people(tmp_path / "in", 1), tmp_path / "out"
+    for extra in (["--method", "cells"], ["--seal"]):
+        args = ["anonymize", folder, "--out", out, *extra, "--workers", 1, "--password-file"]
+        outcome = deid(*args, password_file(tmp_path, "short words"))
+        assert outcome.code == 2 and "shorter than 12 characters" in outcome.stderr
+        assert not out.exists() and not private_folder(out).exists()
+
+
+@pytest.mark.parametrize("word", ["secret words", PECULIAR, "pass word kettle 9", "918273640512"])
+def test_other_passwords_are_taken(word: str) -> None:
+    assert read_passphrase(None, word, twice=True) == word.encode()
+
+
+def test_the_floor_counts_characters_after_nfc() -> None:
+    """Eleven of them are eleven, however the keyboard writes the accents."""
+    apart = "e\u0301kqmzwbtrxv"
+    assert len(apart) == 12
+    with pytest.raises(UsageError, match="shorter"):
+        read_passphrase(None, apart, twice=True)
+    assert read_passphrase(None, apart + "p", twice=True)
 
 
 def test_who_needs_one_and_who_does_not(

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from deidcli import passwords
+from deidcli.data.geometry import SEALED
 from deidcli.data.journal import private_folder
 from deidcli.faces.align import crop
 from deidcli.faces.regions import region_mask
@@ -190,6 +191,55 @@ def test_a_wrong_password_is_not_revealed(tmp_path: Path, deid: Deid) -> None:
         where = inner(private_faces(out)[name][0])
         original = pixels(folder / Path(name).name)[where]
         assert np.abs(pixels(tmp_path / "wrong" / name)[where] - original).mean() > 25
+
+
+def sealed_places(tmp_path: Path, deid: Deid) -> Path:
+    """An output of three pictures without its OUT.private, named `out`."""
+    folder, out = png_people(tmp_path / "in", 3), tmp_path / "out"
+    args = ["anonymize", folder, "--out", out, "--method", "cells", "--detector", "hog"]
+    args += ["--workers", 1, "--no-gate", "--password-file", password_file(tmp_path)]
+    assert deid(*args).code == 0
+    shutil.rmtree(private_folder(out))
+    return out
+
+
+def test_where_faces_were_is_opened_by_the_password_alone(tmp_path: Path, deid: Deid) -> None:
+    """And stands in no byte of OUT for who has not got it."""
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    assert deid("verify", out).code == 0
+    kind = pq.read_schema(out / "metadata.parquet").field("faces").type.value_type
+    assert {kind.field(n).name for n in range(kind.num_fields)} == {"method", "nonce"}
+    wrong = password_file(tmp_path, "quite another one")
+    outcome = deid("restore", out, "--to", to, "--password-file", wrong)
+    assert outcome.code == 1 and "the password is not the one" in outcome.stderr
+    assert not to.exists()
+    (out / SEALED).rename(tmp_path / "away")
+    secret = ["--password-file", password_file(tmp_path)]
+    outcome = deid("restore", out, "--to", to, *secret)
+    assert outcome.code == 1 and "geometry.parquet is missing" in outcome.stderr
+    assert not to.exists()
+
+
+def test_places_of_other_pictures_do_not_fit(tmp_path: Path, deid: Deid) -> None:
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    rows = pq.read_table(out / SEALED)
+    swapped = rows.set_column(2, "data", rows["data"].take([1, 0, 2]))
+    pq.write_table(swapped.set_column(1, "nonce", rows["nonce"].take([1, 0, 2])), out / SEALED)
+    secret = ["--password-file", password_file(tmp_path)]
+    outcome = deid("restore", out, "--to", to, *secret, "--json")
+    assert outcome.code == 3
+    counts = outcome.json["counts"]
+    assert (counts["network"], counts["failed"]) == (1, 2)
+    assert "not what was sealed" in outcome.json["failed"][0]["reason"]
+
+
+def test_recompressed_pictures_still_come_back(tmp_path: Path, deid: Deid) -> None:
+    """Places are bound to a picture's name, not to its bytes."""
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    for path in (out / "images").iterdir():
+        Image.open(path).save(path, compress_level=9)
+    outcome = deid("restore", out, "--to", to, "--password-file", password_file(tmp_path), "--json")
+    assert outcome.code == 0 and outcome.json["counts"]["network"] == 3
 
 
 def test_crops_come_back_exactly(tmp_path: Path, deid: Deid) -> None:

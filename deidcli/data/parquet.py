@@ -136,8 +136,9 @@ def _layout(file: pq.ParquetFile, wish: Wish) -> Layout:
     schema = file.schema_arrow
     image = _image_column(file)
     if image is None:
+        names = ", ".join(schema.names[:12])
         raise NoPictures(
-            NO_IMAGE,
+            f"{NO_IMAGE}: the columns are {names}",
             "an image column is struct<bytes, path>, or binary that holds encoded pictures",
         )
     if len(set(schema.names)) < len(schema.names):

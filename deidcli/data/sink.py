@@ -90,7 +90,7 @@ class Written:
 
 
 class Unwritable(Exception):
-    """One picture's name cannot be written; the others can."""
+    """One picture cannot be written; the others can. The text says why, as reasons.py has it."""
 
 
 _OF_THE_NAME = (
@@ -167,7 +167,7 @@ def write_atomic(path: Path, data: bytes, temporary: Path, time: int | None = No
             if error.errno not in _OF_THE_NAME:
                 raise
             unfinished.unlink(missing_ok=True)
-            raise Unwritable(error.strerror) from None
+            raise Unwritable(f"its name cannot be written: {error.strerror}") from None
 
 
 class FolderSink:
@@ -226,8 +226,11 @@ class ParquetSink:
             if name == layout.image:
                 columns.append(parquet.image_array(kind, [output.data], [output.name]))
                 continue
-            values = pa.chunked_array([source.column(name)])
-            columns.append(parquet.published_column(name, values, layout))
+            try:
+                values = pa.chunked_array([source.column(name)])
+                columns.append(parquet.published_column(name, values, layout))
+            except (pa.ArrowException, ValueError, OverflowError) as error:
+                raise Unwritable(f"its columns cannot be written: {error}") from None
         return pa.Table.from_arrays(columns, schema=schema)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from deidcli.data.attributes import PARTITION
 from deidcli.data.journal import Journal
 from deidcli.data.manifest import STATUSES, write_sums
 from deidcli.data.parquet import ParquetShard
+from deidcli.data.reasons import published_reason
 from deidcli.data.sink import AtomicParquet, scratch
 from deidcli.data.source import FolderShard, Shard, Source
 from deidcli.run import Run
@@ -79,7 +80,7 @@ class Tally:
         self.statuses[row["status"]] += 1
         self.notes.update(row["notes"])
         if row["status"] in ("failed", "skipped"):
-            self.reasons[(row["status"], row["reason"])] += 1
+            self.reasons[(row["status"], published_reason(row["reason"]))] += 1
         self.published += len(row["outputs"])
         self.faces += row["faces"]
         self.covered += row["covered"]

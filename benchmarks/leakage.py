@@ -1,7 +1,7 @@
 """What de-identified pictures still leak: who can be found again, by each installed recognizer.
 
 The attacker knows where the face was: a probe is cut out of the published picture with the
-landmarks of the original, as the affine in metadata.parquet allows. He holds a picture of
+landmarks of the original, as the affine in OUT.private/faces.parquet allows. He holds a picture of
 everyone, in the worst case the very original: the gallery is the originals' chips, one person
 wanted, a picture each.
 

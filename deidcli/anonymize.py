@@ -53,16 +53,28 @@ def run_settings(options: Options) -> RunSettings:
     made: dict[str, Any] = {
         "method_settings": method_settings,
         # What the picture does not keep is not published beside it either.
-        "attributes": asked if kept is None else kept,
+        "attributes": asked if kept is None else _both(kept, asked),
+        "columns": () if options.columns is None else _columns(options.columns),
         "gate": gate_distance(options),
-        "seed": options.seed or 0,
         "boxes": identify(options.boxes),
+        "mark": not options.no_mark,
     }
     names = {f.name for f in dataclasses.fields(Options)} - made.keys()
     same = {f.name for f in dataclasses.fields(RunSettings)} & names
     settings = RunSettings(**made, **{name: getattr(options, name) for name in same})
     check_device(options.device)
     return settings
+
+
+def _both(kept: tuple[str, ...], asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What a method keeps, as far as --attrs names it."""
+    return kept if asked is None else tuple(name for name in kept if name in asked)
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    from deidcli.data.columns import parse_columns  # with pyarrow: only where it is needed
+
+    return parse_columns(text)
 
 
 def gate_distance(options: Options) -> float | None:
@@ -138,7 +150,7 @@ def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Re
     from deidcli.data.source import open_source
 
     reporter.loading("listing the inputs")
-    source = open_source(roots, settings.follow_links)
+    source = open_source(roots, settings.follow_links, planning.wish_of(settings))
     planning.check_output(out, source)
     for warning in planning.warnings_of(source, settings):
         reporter.note(f"note: {warning}")

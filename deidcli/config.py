@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -22,6 +24,8 @@ else:
 
 LARGEST = 1 << 24
 """Bytes of a file at most: a larger one was given by mistake."""
+OTHER_FILE = "sha256:"
+"""How a manifest names a table of boxes."""
 OPPOSITES = {"gate": "no_gate", "no_gate": "gate"}
 """An option that is typed takes the place of its opposite in the file."""
 Values = dict[str, Any]
@@ -67,7 +71,11 @@ def read_config(path: Path, others: Mapping[str, type]) -> Config:
 
 def merged(config: Values, typed: Values) -> Values:
     """Both; what was typed wins. Settings of the method are joined key by key, unless another
-    method was typed than the one they belong to."""
+    method was typed than the one they belong to.
+
+    Raises:
+        UsageError: the file is the manifest of a run that took boxes from another one.
+    """
     values = {key: value for key, value in config.items() if OPPOSITES.get(key) not in typed}
     if "settings" in values:
         named = config.get("method")
@@ -75,7 +83,10 @@ def merged(config: Values, typed: Values) -> Values:
             values.pop("settings")
         else:
             typed = {**typed, "settings": {**values["settings"], **typed.get("settings", {})}}
-    return {**values, **typed}
+    values = {**values, **typed}
+    if str(values.get("boxes")).startswith(OTHER_FILE):
+        raise UsageError("that run took boxes from a file", "give the same file with --boxes")
+    return values
 
 
 def _of_toml(path: Path, found: Mapping[str, Any], others: Mapping[str, type]) -> Values:
@@ -147,11 +158,13 @@ def _options_of(settings: Mapping[str, Any]) -> Values:
     elif settings.get("attributes") is not None:
         values["attrs"] = _plain(settings["attributes"])
     values["settings"] = given
-    if settings.get("gate") is None:
-        values["no_gate"] = True
-    # Not the default as if it had been asked for: a given seed fixes a password's salt too.
-    values["seed"] = settings.get("seed") or None
-    return {name: value for name, value in values.items() if value is not None}
+    for negative, positive in (
+        ("no_gate", settings.get("gate")),
+        ("no_mark", settings.get("mark")),
+    ):
+        if positive is None or positive is False:
+            values[negative] = True
+    return {name: value for name, value in values.items() if value not in (None, "")}
 
 
 def _plain(value: Any) -> Any:

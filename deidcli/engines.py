@@ -42,7 +42,7 @@ def _work(
     total = run.source.total
     progress(phase, total - sum(len(shard) for shard in shards), total)
     # The shards travel one by one; a worker has no use for the list of all the others.
-    light = dataclasses.replace(run, source=dataclasses.replace(run.source, shards=()))
+    light = dataclasses.replace(run, source=dataclasses.replace(run.source, shards=()), files={})
     workers = min(workers, len(shards))
     if workers <= 1:
         limit_threads(default_workers())

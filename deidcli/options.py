@@ -90,11 +90,26 @@ class Options:
         None, help="dlib distance from its original that a face must exceed, usually 0.6."
     )
     no_gate: bool = option(False, help="Publish without that check.")
-    names: str = option("keep", help="keep or random.", choices=lambda: get_args(Names))
-    keep_identity: bool = option(False, help="Publish identity columns (parquet).")
+    names: str = option(
+        "random",
+        help="random, in random order; or keep: the input's names and order.",
+        choices=lambda: get_args(Names),
+    )
+    columns: str | None = option(
+        None,
+        metavar="A,B|all",
+        help="Columns published beside the picture; without it CelebA's attributes (see --attrs) "
+        "and partitions alone. all: every column of numbers, text or dates that names no person, "
+        "embedding or long text. Look at them first: text can name people.",
+    )
+    keep_identity: bool = option(False, help="Publish the columns that name people too.")
+    publish_geometry: bool = option(False, help="Publish faces' boxes, rounded outwards to 8 px.")
     follow_links: bool = option(False, help="Follow links out of INPUT.")
-    seed: int | None = option(None, help="Seed of everything random; default 0.")
+    seed: int | None = option(
+        None, help="The same faces again in another OUT; else each run draws its own."
+    )
     seal: bool = option(False, help="Publish the original faces too, encrypted.")
+    no_mark: bool = option(False, help="No XMP packet that says how the pictures were made.")
     jpeg_quality: int = option(95, help="Of published JPEG and WebP.")
     device: str = option("auto", help="auto, cpu or cuda.", choices=lambda: get_args(DeviceName))
     batch_size: int = option(16, least=1, help="Faces a batch.")

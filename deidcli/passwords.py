@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import stat
 import sys
 import unicodedata
@@ -83,12 +84,19 @@ def read_passphrase(file: Path | None, environment: str | None, *, twice: bool) 
 
     Args:
         environment: what `take_environment` found.
-        twice: ask two times and compare.
+        twice: a new one: ask two times and compare, and refuse one that is soon guessed.
 
     Raises:
-        UsageError: there is none, it is empty, or its file can be read by others.
+        UsageError: there is none, it is empty or weak, or its file can be read by others.
         DeidError: the file cannot be read, or the two that were typed differ.
     """
+    found = _find_passphrase(file, environment, twice)
+    if twice:
+        check_strength(found)
+    return found
+
+
+def _find_passphrase(file: Path | None, environment: str | None, twice: bool) -> bytes:
     if file is not None:
         return _clean(_read_file(file), f"the password in {file}")
     if environment is not None:
@@ -147,6 +155,56 @@ def _clean(data: bytes, what: str) -> bytes:
     raise UsageError(f"{what} is not UTF-8 text", "give a passphrase of words")
 
 
+def check_strength(passphrase: bytes) -> None:
+    """A floor, no proof of strength: what guessers try first is refused.
+
+    Raises:
+        UsageError: shorter than SHORTEST characters, of fewer than DIFFERENT different ones, one
+            piece again and again, a run of neighbors (abc, 321), or a password that is
+            among the most common with digits and signs around it.
+    """
+    text = passphrase.decode("utf-8").casefold()
+    cycle = 10 if text.isdecimal() else sys.maxunicode  # 9 is followed by 0
+    pairs = zip(text, text[1:], strict=False)
+    steps = {(ord(after) - ord(before)) % cycle for before, after in pairs}
+    if len(text) < SHORTEST:
+        why = f"shorter than {SHORTEST} characters"
+    elif any(text == (text[:n] * len(text))[: len(text)] for n in range(1, len(text) // 2 + 1)):
+        why = "one piece again and again"
+    elif len(steps) == 1:
+        why = "a run of neighboring characters"
+    elif len(set(text)) < DIFFERENT:
+        why = f"of fewer than {DIFFERENT} different characters"
+    elif _is_common(text):
+        why = "one of the most common"
+    else:
+        return
+    raise UsageError(f"the password is {why}", "take five or more random words")
+
+
+SHORTEST = 12
+"""Characters of a new passphrase at least, after NFC."""
+DIFFERENT = 5
+_COMMON = frozenset(
+    {"password", "passwort", "passphrase", "qwerty", "qwertz", "azerty", "qwertyuiop", "letmein"}
+    | {"welcome", "admin", "administrator", "iloveyou", "changeme", "default", "secret", "dragon"}
+    | {"monkey", "sunshine", "princess", "football", "baseball", "superman", "trustno", "login"}
+    | {"correcthorsebatterystaple", "abcdef", "abcdefgh", "asdfgh", "asdfghjkl", "zxcvbnm", "abc"}
+    | {"qwertyuiopasdfghjklzxcvbnm", "deid", "test", "hello", "master", "guest", "root", "user"}
+)
+_LOOKALIKES = str.maketrans("@0134$!7", "aoieasit")
+
+
+def _is_common(text: str) -> bool:
+    """Whether nothing is left of it but common passwords, digits and signs."""
+    core = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", text)
+    for spelling in (text, core.translate(_LOOKALIKES)):
+        letters = "".join(char for char in spelling if char.isalpha())
+        if re.fullmatch(f"({'|'.join(sorted(_COMMON, key=len, reverse=True))}){{1,2}}", letters):
+            return True
+    return False
+
+
 # ---------------------------------------------------------------------------- keys
 
 
@@ -192,6 +250,8 @@ class Keys:
     seal_nonce: bytes
     manifest: bytes
     """Authenticates the manifest of a sealed output."""
+    geometry: bytes
+    """AES-256-GCM of where faces were."""
     verifier: bytes
     """Kept in OUT.private, so that a run is not continued with another passphrase."""
 
@@ -202,7 +262,7 @@ def derive(passphrase: bytes, kdf: Kdf) -> Keys:
         passphrase, salt=kdf.salt, n=kdf.n, r=kdf.r, p=kdf.p, dklen=32,
         maxmem=256 * kdf.r * kdf.n,
     )  # fmt: skip
-    labels = ("network", "seal", "seal nonce", "manifest", "verifier")
+    labels = ("network", "seal", "seal nonce", "manifest", "geometry", "verifier")
     return Keys(*(keyed_hash(root, label) for label in labels))
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from deidcli import __version__, planning
-from deidcli.data import manifest, sealed
+from deidcli.data import manifest, sealed, tables
 from deidcli.data.journal import Journal, new_secret, recorded_roots, seeded_secret
 from deidcli.data.listing import some
+from deidcli.data.order import file_names
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.samples import Sample, read_samples
 from deidcli.data.sink import (
@@ -40,7 +41,7 @@ from deidcli.methods import (
 )
 from deidcli.run import Run
 from deidcli.sealing import CIPHER
-from deidcli.settings import RunSettings, differences, fingerprint
+from deidcli.settings import RunSettings, differences, fingerprint, published_print
 from deidcli.stages import Work, deidentify, open_sample, stages_of
 from deidcli.weights import weights_in_use
 
@@ -87,8 +88,10 @@ def prepare_run(
     secret = record["secret"] if record is not None else None
     if secret is None:
         fixed = passphrase is not None and repeatable and settings.names == "keep"
-        secret = seeded_secret(settings.seed, source.signature) if fixed else new_secret()
+        secret = seeded_secret(settings.seed or 0, source.signature) if fixed else new_secret()
     password = planning.run_keys(out, passphrase, bytes.fromhex(secret), record)
+    key = bytes.fromhex(secret)
+    naming = key if settings.names == "random" else None
     journal.create()
     planning.open_output(out)
     if record is None:
@@ -108,13 +111,15 @@ def prepare_run(
         settings,
         source,
         out,
-        print_of_run,
+        published_print(print_of_run, key),
         weights,
-        bytes.fromhex(record["secret"]) if settings.names == "random" else None,
+        naming,
         record["started"],
         device,
         batch_size,
         predicted=predicted,
+        seed=key if settings.seed is None else settings.seed,
+        files=file_names(source.shards, naming),
         password=password,
     )
 
@@ -128,7 +133,7 @@ def is_done(run: Run, shard: Shard) -> bool:
         return False
     if isinstance(shard, ParquetShard):
         staged = journal.staging / staged_name(shard.index)
-        return staged.exists() or (run.out / "data" / shard.key).exists()
+        return staged.exists() or (run.out / "data" / run.files[shard.key]).exists()
     try:
         names = journal.published_names(shard.index)
     except (pa.ArrowException, OSError):
@@ -187,15 +192,14 @@ def _written(
     try:
         return result, writing.result()
     except Unwritable as error:
-        reason = f"its name cannot be written: {error}"
+        reason = str(error)
         return Result(result.sample, "failed", reason, result.notes), ()
 
 
 def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
     sink: Sink
     if isinstance(shard, ParquetShard):
-        labels = planning.kept_labels(run.settings)
-        sink = ParquetSink(shard, journal.staging, run.settings.keep_identity, labels)
+        sink = ParquetSink(shard, journal.staging)
     else:
         sink = FolderSink(run.out, run.settings.names == "random")
     if run.settings.seal:
@@ -223,20 +227,14 @@ def finish_run(run: Run) -> dict[str, Any]:
     """Put the parts together: tables, checksums, card, and the manifest last. Returns it."""
     settings, source = run.settings, run.source
     attributes = source.label_names if settings.attributes is None else settings.attributes
-    tally, shards = manifest.write_tables(
-        run.out,
-        source,
-        attributes,
-        settings.names == "random",
-        needs_password(settings.method),
-        settings.seal,
-    )
+    tally, shards = tables.write_tables(run, attributes, needs_password(settings.method))
     stages = Journal(run.out).read_stages()
     unsafe = method_warning(settings.method, settings.method_settings)
     record: dict[str, Any] = {
         "method": settings.method,
         "settings": settings.as_dict(),
         "attributes": list(attributes),
+        "columns": source.columns.record(),
         "predicted_attributes": list(run.predicted),
         "weights": run.weights,
         "chip": stages["chip"],

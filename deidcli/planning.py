@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from deidcli.data.columns import Wish
 from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.listing import printable
 from deidcli.data.sink import scratch, write_atomic, writing
 from deidcli.data.source import Source
 from deidcli.errors import DeidError, UsageError
-from deidcli.methods import Plan, PlanFace, keeps_attributes, method_warning
+from deidcli.methods import Plan, PlanFace, method_warning
 from deidcli.passwords import Kdf, derive, new_kdf
 from deidcli.run import RunKeys
 from deidcli.settings import RunSettings
@@ -111,13 +112,13 @@ def open_output(out: Path) -> None:
         probe.unlink()
 
 
-def kept_labels(settings: RunSettings) -> tuple[str, ...] | None:
-    """The label columns that may stand beside the published pictures; None: all.
+def wish_of(settings: RunSettings) -> Wish:
+    """What is published beside the pictures.
 
-    A method that keeps some attributes hides or changes the others: their labels would tell what
-    the picture hides, or be wrong.
+    Labels of attributes that were not asked for, or that the method's picture does not keep, stand
+    in no file: they would tell what the picture hides, or be wrong.
     """
-    return settings.attributes if keeps_attributes(settings.method) else None
+    return Wish(settings.columns, settings.keep_identity, settings.attributes)
 
 
 def warnings_of(source: Source, settings: RunSettings) -> list[str]:
@@ -126,24 +127,18 @@ def warnings_of(source: Source, settings: RunSettings) -> list[str]:
     predicted = predicted_attributes(settings.attributes, source)
     if predicted:
         said.append(f"the input has no labels for {', '.join(predicted)}: they are predicted")
-    kept = kept_labels(settings)
-    if source.has_parquet and kept is not None:
-        away = sorted(set(source.label_names) - set(kept))
-        if away:
-            said.append(f"columns not published, {settings.method} keeps others: {', '.join(away)}")
     if settings.on_no_face == "copy":
         said.append(
             "WARNING: pictures in which no face is found will be copied as they are; a face that "
             "the detector misses is published"
             + (", also where a second look finds one (--yes)" if settings.yes else "")
         )
+    said += source.columns.notes()
     unprotected = method_warning(settings.method, settings.method_settings)
     if unprotected:
         said.append(unprotected)
-    if source.names_people and settings.names == "keep" and settings.output == "frames":
-        said.append("folders are named after people: --names random renames them")
-    elif source.names_people and settings.names == "keep":
-        said.append("files are named after people: --names random renames them")
+    if source.names_people and settings.names == "keep":
+        said.append("folders or files seem to be named after people: --names random renames them")
     return said
 
 

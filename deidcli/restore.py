@@ -3,7 +3,8 @@
 From OUT and the passphrase alone, on any machine. A sealed output gives the original pixels of
 each replaced region; every byte that this rests on is checked before anything is written, and a
 wrong passphrase is an error. An output that is not sealed is restored by the method's network;
-then nothing tells whether the passphrase was right: a wrong one gives other faces.
+a wrong passphrase gives other faces then, where OUT.private tells where the faces were, and else
+cannot open the sealed file that does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deidcli import __version__
+from deidcli.data.geometry import Places
 from deidcli.data.journal import private_folder
 from deidcli.data.manifest import manifest_bytes, manifest_digest, read_manifest
 from deidcli.data.published import Picture, Restored, RestoredFiles, read_pictures
@@ -94,7 +96,9 @@ def restore(
         restorer = SealRestorer(keys, record["fingerprint"], SealedRows(out))
     else:
         _check_weights(record)
-        restorer = NetworkRestorer(record, keys, device, batch_size)
+        is_crop = record["settings"]["output"] == "crops"
+        places = None if is_crop else Places(out, record["fingerprint"], keys)
+        restorer = NetworkRestorer(record, keys, places, device, batch_size)
     with _unfinished(to) as folder:
         counts, failed = _restore_all(out, folder, record, restorer, progress)
         said = {

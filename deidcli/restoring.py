@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deidcli.data.geometry import Places
 from deidcli.data.images import BadImage, Format, decode, encode
 from deidcli.data.published import Picture, Restored, lossless
 from deidcli.data.sealed import SealedRows
-from deidcli.faces.align import Affine, Image, Mask, crop, paste
+from deidcli.faces.align import Image, Mask, crop, paste
 from deidcli.methods import load_method
 from deidcli.passwords import Keys, face_bits
 from deidcli.processes import resolve_device
@@ -60,8 +61,8 @@ class SealRestorer:
             decoded = decode(picture.data)
             for index, face in enumerate(sealed):
                 place = Place.of(self._fingerprint, picture.data, index)
-                x0, y0, x1, y1 = face.box
-                decoded.pixels[y0:y1, x0:x1] = unseal(self._keys, place, face)
+                (x0, y0, x1, y1), pixels = unseal(self._keys, place, face)
+                decoded.pixels[y0:y1, x0:x1] = pixels
             format = lossless(decoded.format)
             data = encode(decoded.pixels, format)
         except (Unsealable, KeyError):
@@ -74,29 +75,24 @@ class SealRestorer:
 class _Open:
     """A decoded picture with the chips that are to be restored."""
 
-    def __init__(self, picture: Picture, method: Any, name: str, is_crop: bool) -> None:
+    def __init__(self, picture: Picture, method: Any, name: str, places: Places | None) -> None:
         decoded = decode(picture.data)
         self.frame: Image = decoded.pixels
         self.format: Format = decoded.format
-        faces = [face for face in picture.faces if face["method"] == name]
-        self.blacked_out = len(picture.faces) - len(faces)
-        self.affines = [_affine(face) for face in faces]
-        self.nonces = [str(face["nonce"]) for face in faces]
+        count, is_crop = len(picture.faces), places is None
+        affines = [] if places is None else places.affines(picture.name, count)
+        its = [n for n, face in enumerate(picture.faces) if face["method"] == name]
+        self.blacked_out = count - len(its)
+        self.affines = [affines[n] for n in its] if affines else []
+        self.nonces = [str(picture.faces[n]["nonce"]) for n in its]
         side = method.chip.size
-        if is_crop and faces and self.frame.shape[:2] != (side, side):
+        if is_crop and its and self.frame.shape[:2] != (side, side):
             raise ValueError("it is not of the size that was published")
         self.chips = (
-            [self.frame.copy() for _ in faces]
+            [self.frame.copy() for _ in its]
             if is_crop
             else [crop(self.frame, affine, side, extend=True) for affine in self.affines]
         )
-
-
-def _affine(face: dict[str, Any]) -> Affine:
-    affine = np.asarray(face["affine"], dtype=np.float64).reshape(2, 3)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:, :2])) < 1e-9:
-        raise ValueError("its affine is none")
-    return affine
 
 
 class NetworkRestorer:
@@ -108,14 +104,21 @@ class NetworkRestorer:
 
     name = "network"
 
-    def __init__(self, record: dict[str, Any], keys: Keys, device: str, batch_size: int) -> None:
+    def __init__(
+        self, record: dict[str, Any], keys: Keys, places: Places | None, device: str,
+        batch_size: int,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            places: where the faces were; None: the pictures are crops.
+        """
         settings = record["settings"]
         given = {key: str(value) for key, value in settings["method_settings"].items()}
         self._device = resolve_device(device)
         self._method: Any = load_method(record["method"], given, self._device)
         self._mask: Mask = getattr(self._method, "restore_mask", self._method.mask)
         self._name, self._keys, self._batch = str(record["method"]), keys, batch_size
-        self._is_crop = settings["output"] == "crops"
+        self._places = places
 
     def is_full(self, waiting: Sequence[Picture]) -> bool:
         faces = sum(len(picture.faces) for picture in waiting)
@@ -139,7 +142,7 @@ class NetworkRestorer:
         for picture in pictures:
             closed = bool(picture.problem) or not self._has_way_back(picture)
             opened.append(
-                None if closed else _Open(picture, self._method, self._name, self._is_crop)
+                None if closed else _Open(picture, self._method, self._name, self._places)
             )
         works = [work for work in opened if work is not None]
         chips = [chip for work in works for chip in work.chips]
@@ -175,7 +178,7 @@ class NetworkRestorer:
 
     def _put_back(self, picture: Picture, work: _Open, chips: Sequence[Image]) -> Restored:
         format = lossless(work.format)
-        if self._is_crop:
+        if self._places is None:
             frame = self._crop(work, chips[0])
         else:
             frame = work.frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Run:
     source: Source
     out: Path
     fingerprint: str
+    """As it is published: keyed with the run's secret, see `settings.published_print`."""
     weights: dict[str, str]
     secret: bytes | None
     started: str
@@ -40,5 +42,9 @@ class Run:
     """One picture at a time, each named in the journal first: to find one that ends its worker."""
     poisoned: frozenset[str] = frozenset()
     """Inputs that ended their worker; they are withheld."""
+    seed: int | bytes = 0
+    """What faces' random numbers are made of, see `settings.face_seed`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Parquet: source file -> its published name below OUT/data."""
     password: RunKeys | None = field(default=None, repr=False)
     """Where the method needs a password or the run is sealed."""

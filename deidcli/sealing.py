@@ -1,9 +1,12 @@
 """`--seal`: the exact original pixels of each replaced region, encrypted, beside the pictures.
 
 Each region is AES-256-GCM under one key of the run, its nonce derived from the key, the place and
-the pixels, its associated data the run, the published picture, the face and the box. A MAC over
+the pixels, its associated data the run, the published picture and the face. A MAC over
 manifest.json, under another key of the same passphrase, binds the rest: through the manifest's
 checksums of metadata.parquet and SHA256SUMS it covers every published byte that is put back.
+
+The box of a region is encrypted with it: whoever has a copy of the photograph could tell it by
+the box. So is where faces were, for a method that finds them again with the password.
 
 Pixels are not compressed: a compressed length would tell which of an attacker's own pictures is
 the original.
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
 
 from deidcli.faces.align import Image
 from deidcli.passwords import Keys, keyed_hash
@@ -35,6 +39,10 @@ Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, the upper bounds excluded."""
 
 
+_BOX = np.dtype("<i4")
+_BOX_BYTES = 4 * _BOX.itemsize
+
+
 class Unsealable(Exception):
     """A sealed region is not what the run wrote, or the key is another."""
 
@@ -43,10 +51,10 @@ class Unsealable(Exception):
 class SealedFace:
     """One encrypted region."""
 
-    box: Box
     nonce: bytes
     data: bytes
-    """3 bytes a pixel, row by row, RGB, encrypted; then the 16 bytes of GCM's tag."""
+    """Encrypted: the box, four int32; then 3 bytes a pixel, row by row, RGB. After it the 16 bytes
+    of GCM's tag."""
 
 
 def seal(keys: Keys, place: Place, box: Box, pixels: Image) -> SealedFace:
@@ -62,21 +70,22 @@ def seal(keys: Keys, place: Place, box: Box, pixels: Image) -> SealedFace:
     Args:
         pixels: (y1 - y0, x1 - x0, 3) uint8 RGB.
     """
-    bound, plain = place.bound_with(box), pixels.tobytes()
+    bound, plain = place.bound(), np.array(box, _BOX).tobytes() + pixels.tobytes()
     nonce = keyed_hash(keys.seal_nonce, "face", bound + b"\0" + plain)[:NONCE_BYTES]
-    return SealedFace(box, nonce, AESGCM(keys.seal).encrypt(nonce, plain, bound))
+    return SealedFace(nonce, AESGCM(keys.seal).encrypt(nonce, plain, bound))
 
 
-def unseal(keys: Keys, place: Place, face: SealedFace) -> Image:
-    """The (y1 - y0, x1 - x0, 3) uint8 RGB pixels of a sealed region.
+def unseal(keys: Keys, place: Place, face: SealedFace) -> tuple[Box, Image]:
+    """The box of a sealed region, and its (y1 - y0, x1 - x0, 3) uint8 RGB pixels.
 
     Raises:
-        Unsealable: one bit of it, of its box, of the picture's bytes or of the key is another.
+        Unsealable: one bit of it, of the picture's bytes or of the key is another.
     """
     try:
-        plain = AESGCM(keys.seal).decrypt(face.nonce, face.data, place.bound_with(face.box))
-        x0, y0, x1, y1 = face.box
-        return np.frombuffer(plain, np.uint8).reshape(y1 - y0, x1 - x0, 3)
+        plain = AESGCM(keys.seal).decrypt(face.nonce, face.data, place.bound())
+        x0, y0, x1, y1 = (int(value) for value in np.frombuffer(plain[:_BOX_BYTES], _BOX))
+        pixels = np.frombuffer(plain[_BOX_BYTES:], np.uint8).reshape(y1 - y0, x1 - x0, 3)
+        return (x0, y0, x1, y1), pixels
     except (InvalidTag, ValueError):
         raise Unsealable from None
 
@@ -97,10 +106,11 @@ class Place:
         """A face of a published picture, by that picture's bytes."""
         return cls(fingerprint, hashlib.sha256(data).hexdigest(), face)
 
-    def bound_with(self, box: Box) -> bytes:
+    def bound(self) -> bytes:
         """The associated data; JSON, so that no two places give the same bytes."""
-        values = ["deid sealed face 1", self.fingerprint, self.picture, self.face, list(box)]
-        return json.dumps(values).encode()
+        return json.dumps(
+            ["deid sealed face 2", self.fingerprint, self.picture, self.face]
+        ).encode()
 
 
 def seal_changes(
@@ -142,6 +152,44 @@ def changed_box(before: Image, after: Image) -> Box:
     if not len(rows):
         return 0, 0, 0, 0
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def seal_geometry(
+    keys: Keys, fingerprint: str, name: str, affines: NDArray[np.float64]
+) -> tuple[bytes, bytes]:
+    """Encrypt where the faces of a published picture were.
+
+    It is bound to the picture's name and not to its bytes: faces of recompressed pictures come
+    back too. The nonce is made as for `seal`.
+
+    Args:
+        affines: (N, 6), frame to chip.
+
+    Returns:
+        nonce, data.
+    """
+    bound, plain = _geometry_bound(fingerprint, name), affines.astype("<f8").tobytes()
+    nonce = keyed_hash(keys.geometry, "nonce", bound + b"\0" + plain)[:NONCE_BYTES]
+    return nonce, AESGCM(keys.geometry).encrypt(nonce, plain, bound)
+
+
+def unseal_geometry(
+    keys: Keys, fingerprint: str, name: str, nonce: bytes, data: bytes
+) -> NDArray[np.float64]:
+    """The (N, 6) affines of a published picture's faces.
+
+    Raises:
+        Unsealable: one bit of it, the name, the run or the key is another.
+    """
+    try:
+        plain = AESGCM(keys.geometry).decrypt(nonce, data, _geometry_bound(fingerprint, name))
+        return np.frombuffer(plain, "<f8").astype(np.float64).reshape(-1, 6)
+    except (InvalidTag, ValueError, TypeError):
+        raise Unsealable from None
+
+
+def _geometry_bound(fingerprint: str, name: str) -> bytes:
+    return json.dumps(["deid sealed geometry 1", fingerprint, name]).encode()
 
 
 def manifest_mac(keys: Keys, record: Mapping[str, Any]) -> str:

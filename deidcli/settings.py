@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -46,10 +47,17 @@ class RunSettings:
     box_format: BoxFormat = "xyxy"
     gate: float | None = GATE_DISTANCE
     """dlib distance that a published face must exceed; None: no gate."""
-    names: Names = "keep"
+    names: Names = "random"
+    columns: tuple[str, ...] = ()
+    """Columns published beside the picture; `all` alone: every one that cannot hide a picture."""
     keep_identity: bool = False
+    publish_geometry: bool = False
+    """Publish where faces are, as boxes rounded to a grid."""
+    mark: bool = True
+    """Say in each picture, in one fixed XMP packet, how it was made."""
     follow_links: bool = False
-    seed: int = 0
+    seed: int | None = None
+    """None: everything random follows from the run's own secret."""
     jpeg_quality: int = 95
     seal: bool = False
     """Publish the original pixels of each face too, encrypted."""
@@ -79,6 +87,7 @@ class RunSettings:
         """Plain values for JSON."""
         values = dataclasses.asdict(self)
         values["attributes"] = None if self.attributes is None else list(self.attributes)
+        values["columns"] = list(self.columns)
         return values
 
 
@@ -111,7 +120,25 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return found
 
 
-def face_seed(seed: int, key: str, face: int) -> int:
-    """The 64-bit number of one face, the only source of its randomness."""
-    digest = hashlib.sha256(f"{seed}\0{key}\0{face}".encode()).digest()
+def published_print(print_of_run: str, secret: bytes) -> str:
+    """What a manifest has in place of the fingerprint, 64 hex digits.
+
+    The fingerprint itself follows from the names and sizes of the inputs, so it would confirm a
+    guessed source folder.
+    """
+    return hmac.new(secret, b"deid 1 run\0" + print_of_run.encode(), hashlib.sha256).hexdigest()
+
+
+def face_seed(seed: int | bytes, key: str, face: int) -> int:
+    """The 64-bit number of one face, the only source of its randomness.
+
+    Args:
+        seed: --seed; or the run's secret, so that nobody who knows the source's names can tell
+            which choice was made for which picture.
+    """
+    text = f"{key}\0{face}"
+    if isinstance(seed, bytes):
+        digest = hmac.new(seed, b"deid 1 face\0" + text.encode(), hashlib.sha256).digest()
+    else:
+        digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
     return int.from_bytes(digest[:8], "little")

@@ -7,7 +7,7 @@ the method and the gate in batches.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,8 @@ from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.boxes import COLUMN, to_boxes
 from deidcli.data.images import BadImage, Decoded, Format, decode, encode, is_large
 from deidcli.data.journal import Journal
-from deidcli.data.samples import EXTENSION_OF, Sample
+from deidcli.data.marks import SourceType
+from deidcli.data.samples import EXTENSION_OF, Sample, random_name
 from deidcli.data.sink import Doubt, FaceRecord, Output, Result
 from deidcli.errors import DeidError
 from deidcli.faces.align import (
@@ -38,7 +39,15 @@ from deidcli.faces.align import (
 from deidcli.faces.detect import Detection, Detector, Face, faces_at, joined
 from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.faces.second_look import SecondLook
-from deidcli.methods import Context, Method, OnPixels, Plan, load_method, method_class
+from deidcli.methods import (
+    Context,
+    Method,
+    OnPixels,
+    Plan,
+    load_method,
+    method_class,
+    source_type,
+)
 from deidcli.passwords import face_bits, face_nonce
 from deidcli.processes import resolve_device
 from deidcli.run import Run
@@ -257,7 +266,7 @@ def _faces(found: Detection, sample: Sample, run: Run, stages: Stages) -> list[_
     for index, face in enumerate(found.faces):
         unit = unit_affine(face.landmarks)
         affine = chip_from_unit(unit, size, padding)
-        seed = face_seed(run.settings.seed, sample.key, index)
+        seed = face_seed(run.seed, sample.key, index)
         nonce = _nonce(seed, run, stages) if face.fitted else None
         faces.append(_Face(face, unit, affine, seed, nonce=nonce))
     return faces
@@ -312,7 +321,7 @@ def _close(waiting: list[Result | Work], run: Run, stages: Stages) -> list[Resul
             try:
                 _replace_faces([work], run, stages)
             except Exception as error:
-                errors[id(work)] = f"{run.settings.method}: {_words(error)}"
+                errors[id(work)] = f"method: {_words(error)}"
     results = []
     for entry in waiting:
         if isinstance(entry, Result):
@@ -440,13 +449,15 @@ def _encode(work: Work, run: Run) -> Result:
             if face.chip is None:  # no landmarks to cut it by; in its neighbors' crops it is black
                 continue
             side = len(face.chip)
-            name, data = f"{sample.stem}_{index}.png", encode(face.chip, "PNG")
+            name = _crop_name(sample, index, run)
+            data = encode(face.chip, "PNG", mark=_mark([face], run))
             hidden = _sealed_crop(work, face, data, run)
             outputs.append(Output(name, data, side, side, (record,), hidden))
     else:
         format = sample.format or work.format
         name = sample.name if sample.format else sample.name + EXTENSION_OF[format]
-        data = encode(work.frame, format, settings.jpeg_quality)
+        mark = _mark(work.faces, run)
+        data = encode(work.frame, format, settings.jpeg_quality, mark)
         height, width = work.frame.shape[:2]
         hidden = _sealed_frame(work, data, run)
         outputs = [Output(name, data, width, height, tuple(records), hidden)]
@@ -454,6 +465,24 @@ def _encode(work: Work, run: Run) -> Result:
     return Result(
         sample, work.status, "", work.notes, tuple(outputs), len(work.faces), covered, work.doubts
     )
+
+
+def _mark(faces: Sequence[_Face], run: Run) -> SourceType | None:
+    """How a picture was made, by what covers its faces. One in which nothing was replaced has no
+    mark."""
+    if not run.settings.mark or not faces:
+        return None
+    settings = run.settings
+    if any(face.method == settings.method for face in faces):
+        return source_type(settings.method, settings.method_settings)
+    return source_type("blackout", {})
+
+
+def _crop_name(sample: Sample, index: int, run: Run) -> str:
+    """With random names, one that does not tell which crops are of one picture."""
+    if run.secret is not None:
+        return random_name(f"{sample.key}\0{index}", run.secret) + ".png"
+    return f"{sample.stem}_{index}.png"
 
 
 def _record(face: _Face) -> FaceRecord:

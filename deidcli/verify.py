@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from deidcli.data import sealed
+from deidcli.data import geometry, sealed
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.manifest import (
     STATUSES,
@@ -171,8 +171,8 @@ def _metadata(out: Path, record: dict[str, Any]) -> str:
 
 
 def _pictures(out: Path) -> set[str]:
-    """What SHA256SUMS lists but the sealed file."""
-    return set(read_sums(out)) - {sealed.FILE}
+    """What SHA256SUMS lists but the sealed files."""
+    return set(read_sums(out)) - {sealed.FILE, geometry.SEALED}
 
 
 def _sealed(out: Path, record: dict[str, Any]) -> str:

@@ -32,7 +32,8 @@ def main(target: Path) -> None:
         for method in METHODS:
             out = Path(name) / method
             command = [sys.executable, "-m", "deidcli.cli", "anonymize", str(PEOPLE / "portraits")]
-            subprocess.run([*command, "--method", method, "--out", str(out)], check=True)
+            command += ["--method", method, "--names", "keep", "--out", str(out)]
+            subprocess.run(command, check=True)
             rows.append(row(out / "images"))
     width = len(SHOWN) * (SIDE + GAP) - GAP
     sheet = Image.new("RGB", (width, len(rows) * (SIDE + GAP) - GAP), "white")

@@ -95,6 +95,12 @@ def statuses(out: Path) -> dict[str, tuple[str, str]]:
     return {row["source"]: (row["status"], row["reason"]) for row in rows}
 
 
+def private_faces(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Published name -> its faces with their geometry, from OUT.private."""
+    rows = pq.read_table(out.with_name(out.name + ".private") / "faces.parquet").to_pylist()
+    return {row["file_name"]: row["faces"] for row in rows}
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder but manifest.json, whose times differ between runs."""
     return {
@@ -105,10 +111,10 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def manifest_without_times(out: Path) -> dict[str, Any]:
-    """manifest.json without the two times in it."""
+    """manifest.json without the two times in it, and what is of the run's own secret."""
     record: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    record.pop("started")
-    record.pop("finished")
+    for name in ("started", "finished", "fingerprint", "digest"):
+        record.pop(name)
     return record
 
 

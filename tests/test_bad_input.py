@@ -109,7 +109,8 @@ def test_odd_inputs_together(tmp_path: Path, portrait: np.ndarray, deid: Deid) -
     (folder / "leads_out.jpg").symlink_to(outside)
     os.mkfifo(folder / "pipe.jpg")
 
-    outcome = deid("anonymize", folder, "--out", out, "--workers", 1, "--json")
+    args = ["anonymize", folder, "--out", out, "--names", "keep", "--workers", 1, "--json"]
+    outcome = deid(*args)
     found = statuses(out)
     assert outcome.code == 3, outcome.stderr
     published = {name for name, (status, _) in found.items() if status in ("ok", "fallback")}
@@ -277,7 +278,8 @@ def test_same_stem_crops_do_not_collide(tmp_path: Path, portrait: np.ndarray, de
     (folder / "a.jpg").write_bytes(picture_bytes(portrait))
     (folder / "a.png").write_bytes(picture_bytes(portrait, "PNG"))
     (folder / "b.jpg").write_bytes(picture_bytes(portrait))
-    assert deid("anonymize", folder, "--out", out, "--output", "crops", "--workers", 1).code == 0
+    args = ["anonymize", folder, "--out", out, "--output", "crops", "--workers", 1]
+    assert deid(*args, "--names", "keep").code == 0
     names = sorted(path.name for path in (out / "images").iterdir())
     assert names == ["a.jpg_0.png", "a.png_0.png", "b_0.png"]
 
@@ -288,7 +290,8 @@ def test_undecodable_file_name(tmp_path: Path, portrait: np.ndarray, deid: Deid)
     (Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff\nname.jpg"))).write_bytes(
         picture_bytes(portrait)
     )
-    assert deid("anonymize", folder, "--out", out, "--workers", 1).code == 0
+    args = ["anonymize", folder, "--out", out, "--names", "keep", "--workers", 1]
+    assert deid(*args).code == 0
     assert (out / "images/bad%FF\nname.jpg").is_file()
     assert deid("verify", out).code == 0
 

@@ -232,11 +232,18 @@ def test_settings_go_with_their_method() -> None:
     }
 
 
-def test_the_default_seed_is_not_taken_for_a_given_one(tmp_path: Path) -> None:
-    """A given seed fixes a password's salt, and the repeated run shall have a salt of its own."""
+def test_what_a_manifest_says_in_other_words(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({"settings": {"method": "sdn", "seed": 0, "gate": 0.6}}))
-    assert "seed" not in read_config(path, {}).values
+    said = {"method": "sdn", "seed": None, "gate": 0.6, "columns": ["a", "b"], "mark": False}
+    path.write_text(json.dumps({"settings": {**said, "boxes": "sha256:00"}}))
+    values = read_config(path, {}).values
+    assert values["columns"] == "a,b" and values["no_mark"] and "seed" not in values
+    with pytest.raises(UsageError, match="boxes from a file"):
+        merged(values, {})
+    assert merged(values, {"boxes": "mine.csv"})["boxes"] == "mine.csv"
+    path.write_text(json.dumps({"settings": {**said, "seed": 0, "mark": True, "columns": []}}))
+    values = read_config(path, {}).values
+    assert values["seed"] == 0 and not {"columns", "no_mark"} & values.keys()
 
 
 def test_a_setting_given_twice_is_refused(tmp_path: Path, deid: Deid) -> None:

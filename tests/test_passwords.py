@@ -88,13 +88,56 @@ def test_asked_for_twice_without_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     typed: list[str] = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: typed.pop(0))
-    typed[:] = ["one", "one"]
-    assert read_passphrase(None, None, twice=True) == b"one" and not typed
-    typed[:] = ["one", "two"]
+    typed[:] = ["one long word", "one long word"]
+    assert read_passphrase(None, None, twice=True) == b"one long word" and not typed
+    typed[:] = ["one long word", "two long words"]
     with pytest.raises(DeidError, match="differ"):
         read_passphrase(None, None, twice=True)
     typed[:] = ["one", "two"]
     assert read_passphrase(None, None, twice=False) == b"one" and typed == ["two"]
+
+
+WEAK = (
+    *("a", "eleven char", "aaaaaaaaaaaa", "abcabcabcabc", "abcdefghijklmn", "nmlkjihgfedcba"),
+    *("123456789012", "0987654321098", "aabbaabbccaa", "Password1234", "p@ssw0rd2024!"),
+    "12 Qwertyuiop 34",
+    *("correct horse battery staple", "passwordpassword", "letmein-letmein", "admin test 2023"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WEAK)
+def test_weak_new_passwords_are_refused(tmp_path: Path, word: str, deid: Deid) -> None:
+    """And those of old outputs still open them."""
+    path = password_file(tmp_path, word)
+    with pytest.raises(UsageError) as refused:
+        read_passphrase(path, None, twice=True)
+    assert word not in refused.value.message or len(word) < 3
+    with pytest.raises(UsageError):
+        read_passphrase(None, word, twice=True)
+    assert read_passphrase(path, None, twice=False) == word.encode()
+
+
+def test_a_weak_password_stops_a_run_before_it_begins(tmp_path: Path, deid: Deid) -> None:
+    folder, out = png_people(tmp_path / "in", 1), tmp_path / "out"
+    for extra in (["--method", "cells"], ["--seal"]):
+        args = ["anonymize", folder, "--out", out, *extra, "--workers", 1, "--password-file"]
+        outcome = deid(*args, password_file(tmp_path, "short words"))
+        assert outcome.code == 2 and "shorter than 12 characters" in outcome.stderr
+        assert not out.exists() and not private_folder(out).exists()
+
+
+@pytest.mark.parametrize("word", ["secret words", PECULIAR, "pass word kettle 9", "918273640512"])
+def test_other_passwords_are_taken(word: str) -> None:
+    assert read_passphrase(None, word, twice=True) == word.encode()
+
+
+def test_the_floor_counts_characters_after_nfc() -> None:
+    """Eleven of them are eleven, however the keyboard writes the accents."""
+    apart = "e\u0301kqmzwbtrxv"
+    assert len(apart) == 12
+    with pytest.raises(UsageError, match="shorter"):
+        read_passphrase(None, apart, twice=True)
+    assert read_passphrase(None, apart + "p", twice=True)
 
 
 def test_who_needs_one_and_who_does_not(
@@ -187,10 +230,11 @@ def test_salt_and_nonces(tmp_path: Path, deid: Deid) -> None:
         "--no-gate",
         *secret,
     ]
+    keep = ["--names", "keep"]
     outs = {}
     for name, extra in {
-        "random": [], "again": [], "seeded": ["--seed", 0], "repeated": ["--seed", 0],
-        "other": ["--seed", 1], "hidden": ["--seed", 0, "--names", "random"],
+        "random": keep, "again": keep, "seeded": ["--seed", 0, *keep],
+        "repeated": ["--seed", 0, *keep], "other": ["--seed", 1, *keep], "hidden": ["--seed", 0],
     }.items():  # fmt: skip
         outs[name] = tmp_path / name
         assert deid(*base, "--out", outs[name], *extra).code == 0
@@ -209,13 +253,13 @@ def test_salt_and_nonces(tmp_path: Path, deid: Deid) -> None:
     before = tree(outs["random"])
     (outs["random"] / "manifest.json").unlink()
     (outs["random"] / "images/person_01.png").unlink()
-    assert deid(*base, "--out", outs["random"]).code == 0
+    assert deid(*base, *keep, "--out", outs["random"]).code == 0
     assert tree(outs["random"]) == before
     assert manifest_without_times(outs["random"]) == records["random"]
 
 
-def test_nothing_in_out_tells_a_right_password(tmp_path: Path, deid: Deid) -> None:
-    """Of an output that is not sealed: no key derived from it may stand there."""
+def test_no_key_stands_in_out(tmp_path: Path, deid: Deid) -> None:
+    """None that was derived from the password, in no spelling."""
     folder, out = png_people(tmp_path / "in", 2), tmp_path / "out"
     secret = ["--password-file", password_file(tmp_path, PECULIAR)]
     args = [
@@ -258,9 +302,11 @@ def test_two_passwords_two_sets_of_faces(tmp_path: Path, deid: Deid) -> None:
         "--no-gate",
         "--seed",
         2,
+        "--names",
+        "keep",
     ]
     for name in ("one", "two"):
-        secret = ["--password-file", password_file(tmp_path, name)]
+        secret = ["--password-file", password_file(tmp_path, f"the password number {name}")]
         assert deid(*base, *secret, "--out", tmp_path / name).code == 0
     one, two = tree(tmp_path / "one/images"), tree(tmp_path / "two/images")
     assert one.keys() == two.keys() and all(one[name] != two[name] for name in one)

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from deidcli import passwords
+from deidcli.data.geometry import SEALED
 from deidcli.data.journal import private_folder
 from deidcli.faces.align import crop
 from deidcli.faces.regions import region_mask
 from deidcli.methods import METHODS, Chip, Context, Plan, PlanFace
-from tests.conftest import Outcome, copy_people, picture_bytes, tree
+from tests.conftest import Outcome, copy_people, picture_bytes, private_faces, tree
 
 Deid = Callable[..., Outcome]
 SIZE, PADDING = 128, 0.4
@@ -122,6 +123,8 @@ def test_frames_come_back_from_out_alone(tmp_path: Path, deid: Deid) -> None:
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -134,6 +137,7 @@ def test_frames_come_back_from_out_alone(tmp_path: Path, deid: Deid) -> None:
     ]
     args += ["--seed", 1]
     assert deid(*args, *secret).code == 0
+    known = private_faces(out)
     shutil.rmtree(private_folder(out))
     outcome = deid("restore", out, "--to", to, *secret, "--json")
     assert outcome.code == 0, outcome.stderr
@@ -141,7 +145,7 @@ def test_frames_come_back_from_out_alone(tmp_path: Path, deid: Deid) -> None:
     assert {p.name for p in (to / "images").iterdir()} == {p.name for p in folder.iterdir()}
     assert oct(to.stat().st_mode & 0o777) == "0o700"
     for row in published_rows(out):
-        face = row["faces"][0]  # type: ignore[index]
+        face = known[str(row["file_name"])][0]
         original = pixels(folder / Path(str(row["file_name"])).name)
         published, restored = (
             pixels(out / str(row["file_name"])),
@@ -162,6 +166,8 @@ def test_a_wrong_password_is_not_revealed(tmp_path: Path, deid: Deid) -> None:
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -181,22 +187,72 @@ def test_a_wrong_password_is_not_revealed(tmp_path: Path, deid: Deid) -> None:
     said = [{**outcome.json, "output": ""} for outcome in outcomes]
     assert said[0] == said[1]
     for row in published_rows(out):
-        where = inner(row["faces"][0])  # type: ignore[index]
         name = str(row["file_name"])
+        where = inner(private_faces(out)[name][0])
         original = pixels(folder / Path(name).name)[where]
         assert np.abs(pixels(tmp_path / "wrong" / name)[where] - original).mean() > 25
+
+
+def sealed_places(tmp_path: Path, deid: Deid) -> Path:
+    """An output of three pictures without its OUT.private, named `out`."""
+    folder, out = png_people(tmp_path / "in", 3), tmp_path / "out"
+    args = ["anonymize", folder, "--out", out, "--method", "cells", "--detector", "hog"]
+    args += ["--workers", 1, "--no-gate", "--password-file", password_file(tmp_path)]
+    assert deid(*args).code == 0
+    shutil.rmtree(private_folder(out))
+    return out
+
+
+def test_where_faces_were_is_opened_by_the_password_alone(tmp_path: Path, deid: Deid) -> None:
+    """And stands in no byte of OUT for who has not got it."""
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    assert deid("verify", out).code == 0
+    kind = pq.read_schema(out / "metadata.parquet").field("faces").type.value_type
+    assert {kind.field(n).name for n in range(kind.num_fields)} == {"method", "nonce"}
+    wrong = password_file(tmp_path, "quite another one")
+    outcome = deid("restore", out, "--to", to, "--password-file", wrong)
+    assert outcome.code == 1 and "the password is not the one" in outcome.stderr
+    assert not to.exists()
+    (out / SEALED).rename(tmp_path / "away")
+    secret = ["--password-file", password_file(tmp_path)]
+    outcome = deid("restore", out, "--to", to, *secret)
+    assert outcome.code == 1 and "geometry.parquet is missing" in outcome.stderr
+    assert not to.exists()
+
+
+def test_places_of_other_pictures_do_not_fit(tmp_path: Path, deid: Deid) -> None:
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    rows = pq.read_table(out / SEALED)
+    swapped = rows.set_column(2, "data", rows["data"].take([1, 0, 2]))
+    pq.write_table(swapped.set_column(1, "nonce", rows["nonce"].take([1, 0, 2])), out / SEALED)
+    secret = ["--password-file", password_file(tmp_path)]
+    outcome = deid("restore", out, "--to", to, *secret, "--json")
+    assert outcome.code == 3
+    counts = outcome.json["counts"]
+    assert (counts["network"], counts["failed"]) == (1, 2)
+    assert "not what was sealed" in outcome.json["failed"][0]["reason"]
+
+
+def test_recompressed_pictures_still_come_back(tmp_path: Path, deid: Deid) -> None:
+    """Places are bound to a picture's name, not to its bytes."""
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    for path in (out / "images").iterdir():
+        Image.open(path).save(path, compress_level=9)
+    outcome = deid("restore", out, "--to", to, "--password-file", password_file(tmp_path), "--json")
+    assert outcome.code == 0 and outcome.json["counts"]["network"] == 3
 
 
 def test_crops_come_back_exactly(tmp_path: Path, deid: Deid) -> None:
     folder, out, to = png_people(tmp_path / "in", 3), tmp_path / "out", tmp_path / "to"
     secret = ["--password-file", password_file(tmp_path)]
     args = ["anonymize", folder, "--out", out, "--method", "whole-cells", "--output", "crops"]
+    args += ["--names", "keep"]
     assert deid(*args, "--workers", 1, "--no-gate", *secret).code == 0
     assert deid("restore", out, "--to", to, *secret).code == 0
     for row in published_rows(out):
         name = Path(str(row["file_name"])).name
         frame = pixels(folder / (name[: -len("_0.png")] + ".png")).astype(np.uint8)
-        affine = np.array(row["faces"][0]["affine"]).reshape(2, 3)  # type: ignore[index]
+        affine = np.array(private_faces(out)[str(row["file_name"])][0]["affine"]).reshape(2, 3)
         chip = crop(frame, affine, SIZE, extend=True)
         assert (pixels(to / "images" / name) == chip).all()
         assert (pixels(out / "images" / name) != chip).mean() > 0.2
@@ -220,17 +276,21 @@ def test_parquet_comes_back(tmp_path: Path, deid: Deid, output: str, names: str)
         "--workers",
         1,
         "--no-gate",
+        "--columns",
+        "note",
     ]
     assert deid(*args, "--output", output, "--names", names, *secret).code == 0
     outcome = deid("restore", out, "--to", to, *secret)
     assert outcome.code == 0, outcome.stderr
-    before = pq.read_table(out / "data/train-00000.parquet")
-    after = pq.read_table(to / "data/train-00000.parquet")
+    file = "train-00000.parquet" if names == "keep" else "train-00000-of-00001.parquet"
+    before = pq.read_table(out / "data" / file)
+    after = pq.read_table(to / "data" / file)
     assert after.schema == before.schema and after["note"] == before["note"]
-    rows = {str(row["file_name"]): row for row in published_rows(out)}
+    faces = private_faces(out)
     for number, entry in enumerate(after["image"].to_pylist()):
-        face = rows[f"data/train-00000.parquet#{number}"]["faces"][0]  # type: ignore[index]
-        original = pixels(source / f"person_{number + 1:02d}.png")
+        face = faces[f"data/{file}#{number}"][0]
+        person = int(str(after["note"][number]).removeprefix("n")) + 1
+        original = pixels(source / f"person_{person:02d}.png")
         where = inner(face)
         if output == "crops":
             affine = np.array(face["affine"]).reshape(2, 3)
@@ -251,6 +311,8 @@ def test_lossy_formats_become_png_under_free_names(tmp_path: Path, deid: Deid) -
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -283,6 +345,8 @@ def test_blacked_out_faces_stay_and_are_counted(tmp_path: Path, deid: Deid) -> N
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -306,6 +370,8 @@ def test_odd_files_do_not_end_the_batch(tmp_path: Path, deid: Deid) -> None:
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -335,6 +401,8 @@ def test_hostile_names_lead_nowhere(tmp_path: Path, deid: Deid, name: str) -> No
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -362,6 +430,8 @@ def test_the_target_is_nobody_elses(tmp_path: Path, deid: Deid) -> None:
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",
@@ -416,6 +486,8 @@ def test_other_weights_are_refused(
     args = [
         "anonymize",
         folder,
+        "--names",
+        "keep",
         "--out",
         out,
         "--method",

@@ -29,7 +29,7 @@ from deidcli.errors import DeidError
 from deidcli.faces.align import crop
 from deidcli.sealing import Place, Unsealable, changed_box, seal, unseal
 from deidcli.weights import file_sha256
-from tests.conftest import PEOPLE, Outcome, manifest_without_times, tree
+from tests.conftest import PEOPLE, Outcome, manifest_without_times, private_faces, tree
 from tests.test_restore import (
     cheap,  # noqa: F401 - a fixture for every test here
     parquet_people,
@@ -50,6 +50,7 @@ def sealed_run(deid: Deid, folder: Path, out: Path, *extra: object) -> None:
     secret = ["--password-file", password_file(out.parent)]
     args = ["anonymize", folder, "--out", out, "--seal", "--workers", 1, "--seed", 5]
     args += [] if "--detector" in extra else ["--detector", "hog"]
+    args += [] if "--names" in extra else ["--names", "keep"]
     args += [] if "--gate" in extra else ["--no-gate"]
     outcome = deid(*args, *secret, *extra)
     assert outcome.code == 0, outcome.stderr
@@ -67,24 +68,25 @@ def test_a_region_comes_back_only_whole_and_in_its_place() -> None:
     region = chance.integers(0, 256, (7, 5, 3), dtype=np.uint8)
     box = (2, 3, 7, 10)
     face = seal(KEYS, PLACE, box, region)
-    assert (unseal(KEYS, PLACE, face) == region).all()
-    assert region.tobytes() not in face.data and len(face.data) == region.size + 16
+    where, pixels_back = unseal(KEYS, PLACE, face)
+    assert where == box and (pixels_back == region).all()
+    assert region.tobytes() not in face.data and len(face.data) == region.size + 32
+    assert not hasattr(face, "box")  # who has the photograph could tell it by that
     others = [
         (KEYS, Place("e" * 64, PLACE.picture, 0), face),
         (KEYS, Place(PLACE.fingerprint, "b" * 64, 0), face),
         (KEYS, Place(PLACE.fingerprint, PLACE.picture, 1), face),
-        (KEYS, PLACE, type(face)((3, 3, 8, 10), face.nonce, face.data)),
-        (KEYS, PLACE, type(face)(box, bytes(12), face.data)),
-        (KEYS, PLACE, type(face)(box, b"", face.data)),
-        (KEYS, PLACE, type(face)(box, face.nonce, face.data[:-1])),
-        (KEYS, PLACE, type(face)(box, face.nonce, b"")),
+        (KEYS, PLACE, type(face)(bytes(12), face.data)),
+        (KEYS, PLACE, type(face)(b"", face.data)),
+        (KEYS, PLACE, type(face)(face.nonce, face.data[:-1])),
+        (KEYS, PLACE, type(face)(face.nonce, b"")),
         (passwords.derive(b"another", KDF), PLACE, face),
     ]
     for keys, place, changed in others:
         with pytest.raises(Unsealable):
             unseal(keys, place, changed)
     empty = seal(KEYS, PLACE, (4, 4, 4, 4), region[:0, :0])
-    assert unseal(KEYS, PLACE, empty).shape == (0, 0, 3)
+    assert unseal(KEYS, PLACE, empty)[1].shape == (0, 0, 3)
 
 
 def test_nonces_meet_one_message_each() -> None:
@@ -111,16 +113,26 @@ def test_changed_box() -> None:
 # ---------------------------------------------------------------------------- exactness
 
 
+def boxes(out: Path, name: str) -> list[tuple[int, int, int, int]]:
+    """Where the sealed regions of a picture lie, by the password."""
+    record = json.loads((out / "manifest.json").read_text())
+    keys = passwords.derive(WORDS, passwords.Kdf.from_dict(record["password"]))
+    data = (out / name).read_bytes()
+    return [
+        unseal(keys, Place.of(record["fingerprint"], data, index), face)[0]
+        for index, face in enumerate(SealedRows(out).faces(name))
+    ]
+
+
 def check_exact(out: Path, to: Path, originals: dict[str, np.ndarray]) -> int:
     """Each box of each frame holds the original's pixels. Returns the number of faces."""
-    rows, faces = SealedRows(out), 0
+    faces = 0
     names = pq.read_table(to / "metadata.parquet")["file_name"].to_pylist()
     published = pq.read_table(out / "metadata.parquet").to_pylist()
     for row, name in zip(published, names, strict=True):
         after, before = pixels(to / name), originals[row["file_name"]]
         black, left = pixels(out / row["file_name"]), after.copy()
-        for face in rows.faces(row["file_name"]):
-            x0, y0, x1, y1 = face.box
+        for x0, y0, x1, y1 in boxes(out, row["file_name"]):
             where = (slice(y0, y1), slice(x0, x1))
             assert (after[where] == before[where]).all()
             assert np.abs(black[where] - before[where]).mean() > 8
@@ -159,13 +171,15 @@ def test_parquet_comes_back_exactly(tmp_path: Path, deid: Deid) -> None:
     folder = parquet_people(tmp_path / "in", source)
     for names in ("keep", "random"):
         out, to = tmp_path / f"out-{names}", tmp_path / f"to-{names}"
-        sealed_run(deid, folder, out, "--names", names)
+        sealed_run(deid, folder, out, "--names", names, "--columns", "note")
         assert deid("verify", out).code == 0
         assert restored(deid, out, to).code == 0
-        after = pq.read_table(to / "data/train-00000.parquet")
-        assert after["note"].to_pylist() == ["n0", "n1", "n2", "n3"]
-        for number, entry in enumerate(after["image"].to_pylist()):
-            original = pixels(source / f"person_{number + 1:02d}.png")
+        after = pq.read_table(next((to / "data").iterdir()))
+        notes = after["note"].to_pylist()
+        assert sorted(notes) == ["n0", "n1", "n2", "n3"]
+        assert names == "random" or notes == sorted(notes)
+        for note, entry in zip(notes, after["image"].to_pylist(), strict=True):
+            original = pixels(source / f"person_{int(note[1:]) + 1:02d}.png")
             assert (pixels(entry["bytes"]) == original).all()
 
 
@@ -176,7 +190,7 @@ def test_crops_come_back_exactly(tmp_path: Path, deid: Deid) -> None:
     for row in pq.read_table(out / "metadata.parquet").to_pylist():
         name = Path(row["file_name"]).name
         frame = pixels(folder / name.replace("_0.png", ".png")).astype(np.uint8)
-        affine = np.array(row["faces"][0]["affine"]).reshape(2, 3)
+        affine = np.array(private_faces(out)[row["file_name"]][0]["affine"]).reshape(2, 3)
         side = row["width"]
         assert (pixels(to / "images" / name) == crop(frame, affine, side)).all()
         assert (pixels(out / "images" / name) == 0).mean() > 0.3
@@ -340,9 +354,8 @@ def test_a_seal_of_another_run_does_not_fit(tmp_path: Path, deid: Deid) -> None:
     keys = passwords.derive(WORDS, passwords.Kdf.from_dict(records[0]["password"]))
     face = rows.faces("images/chip00.png")[0]
     place = Place(records[1]["fingerprint"], hashlib.sha256(data).hexdigest(), 0)
-    assert (unseal(keys, place, face) == pixels(tmp_path / "in/chip00.png")[
-        face.box[1] : face.box[3], face.box[0] : face.box[2]
-    ]).all()  # fmt: skip
+    (x0, y0, x1, y1), region = unseal(keys, place, face)
+    assert (region == pixels(tmp_path / "in/chip00.png")[y0:y1, x0:x1]).all()
     with pytest.raises(Unsealable):
         unseal(keys, Place(records[0]["fingerprint"], place.picture, 0), face)
     shutil.copy(other / FILE, out / FILE)
@@ -425,7 +438,8 @@ def test_killed_for_real(tmp_path: Path) -> None:
     folder = chips(tmp_path / "in", 24)
     secret = ["--password-file", str(password_file(tmp_path))]
     args = [sys.executable, "-m", "deidcli.cli", "anonymize", str(folder), "--seal"]
-    args += ["--detector", "none", "--no-gate", "--workers", "1", "--seed", "3", *secret, "--out"]
+    args += ["--detector", "none", "--no-gate", "--workers", "1", "--seed", "3", *secret]
+    args += ["--names", "keep", "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     subprocess.run([*args, str(whole)], check=True, capture_output=True)
     process = subprocess.Popen(
@@ -456,9 +470,9 @@ def test_what_is_gone_is_made_again(tmp_path: Path, deid: Deid) -> None:
 def test_another_password_does_not_resume(tmp_path: Path, deid: Deid) -> None:
     out = small_sealed(tmp_path, deid)
     before, private = tree(out), tree(private_folder(out))
-    wrong = password_file(tmp_path, "another one")
+    wrong = password_file(tmp_path, "quite another one")
     args = ["anonymize", tmp_path / "in", "--out", out, "--seal", "--workers", 1, "--seed", 5]
-    args += ["--detector", "none", "--no-gate", "--password-file"]
+    args += ["--names", "keep", "--detector", "none", "--no-gate", "--password-file"]
     outcome = deid(*args, wrong)
     assert outcome.code == 1 and "another password" in outcome.stderr
     (out / "manifest.json").unlink()

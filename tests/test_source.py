@@ -47,7 +47,7 @@ def run_source(roots: list[Path], out: Path) -> tuple[Source, dict[str, object]]
 
     source = open_source(roots)
     planning.check_output(out, source)
-    run = pipeline.prepare_run(RunSettings("blackout", detector="hog"), source, out)
+    run = pipeline.prepare_run(RunSettings("blackout", detector="hog", names="keep"), source, out)
     return source, engines.run_local(run, 1, lambda *_: None)
 
 
@@ -56,11 +56,12 @@ def test_one_picture_is_an_input(tmp_path: Path, deid: Deid) -> None:
     source = open_source(folder / "person_01.jpg")
     assert source.total == 1 and keys(source) == ["person_01.jpg"]
     assert planning.default_output(folder / "person_01.jpg") == folder / "person_01-deid"
-    assert deid("anonymize", folder / "person_01.jpg", "--workers", 1).code == 0
+    args = ["anonymize", folder / "person_01.jpg", "--names", "keep", "--workers", 1]
+    assert deid(*args).code == 0
     out = folder / "person_01-deid"
     assert [p.name for p in (out / "images").iterdir()] == ["person_01.jpg"]
     assert deid("verify", out).code == 0
-    again = deid("anonymize", folder / "person_01.jpg", "--workers", 1)
+    again = deid(*args)
     assert again.code == 0 and "already done" in again.stderr
 
 
@@ -131,7 +132,8 @@ def test_pictures_beside_parquet_shards_are_all_read(tmp_path: Path, deid: Deid)
     write_shard(folder / "deep/train.parquet", 3)
     (folder / "notes.txt").write_text("x")
     pq.write_table(pa.table({"a": [1]}), folder / "numbers.parquet")
-    outcome = deid("anonymize", folder, "--out", out, "--workers", 1, "--json")
+    args = ["anonymize", folder, "--out", out, "--names", "keep", "--workers", 1]
+    outcome = deid(*args, "--json")
     assert outcome.code == 0, outcome.stderr
     counts = outcome.json["counts"]
     assert (counts["inputs"], counts["ok"], counts["skipped"]) == (6, 4, 2)
@@ -140,12 +142,53 @@ def test_pictures_beside_parquet_shards_are_all_read(tmp_path: Path, deid: Deid)
     assert pq.read_metadata(out / "data/deep/train.parquet").num_rows == 3
     assert "1 parquet files have no column of pictures" in outcome.stderr
     assert deid("verify", out).code == 0, deid("verify", out).stdout
-    again = deid("anonymize", folder, "--out", out, "--workers", 1)
+    again = deid(*args)
     assert again.code == 0 and "already done" in again.stderr
     (out / "data/deep/train.parquet").unlink()
     assert deid("verify", out).code == 1
-    assert deid("anonymize", folder, "--out", out, "--workers", 1).code == 0
+    assert deid(*args).code == 0
     assert deid("verify", out).code == 0
+
+
+def test_columns_of_pictures_and_of_parquet_shards(tmp_path: Path, deid: Deid) -> None:
+    """One rule for both halves, and each keeps its values beside its own pictures."""
+    folder, out = copy_people(tmp_path / "in", 2), tmp_path / "out"
+    shard = write_shard(folder / "train.parquet", 2)
+    table = pq.read_table(shard).append_column("note", pa.array(["n0", "n1"]))
+    pq.write_table(table.append_column("mrn", pa.array(["m0", "m1"])), shard)
+    lines = "file_name,caption,age,width\nperson_01.jpg,a man,30,7\nperson_02.jpg,a woman,40,7\n"
+    (folder / "metadata.csv").write_text(lines)
+    base = ["anonymize", folder, "--workers", 1, "--json"]
+    outcome = deid(*base, "--out", out, "--columns", "note,age")
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.json["columns"] == {
+        "kept": ["age", "note"], "dropped": ["caption", "width", "mrn"]
+    }  # fmt: skip
+    links = pq.read_table(tmp_path / "out.private/link.parquet").to_pylist()
+    sources = {name: row["source"] for row in links for name in row["outputs"]}
+    ages = pq.read_table(out / "metadata.parquet").to_pylist()
+    assert {sources[row["file_name"]]: row["age"] for row in ages} == {
+        "person_01.jpg": 30, "person_02.jpg": 40, "train.parquet#0": None, "train.parquet#1": None
+    }  # fmt: skip
+    after = pq.read_table(next((out / "data").iterdir()))
+    assert after.column_names == ["image", "note"]
+    assert sorted(after["note"].to_pylist()) == ["n0", "n1"]
+    assert deid("verify", out).code == 0
+    for name, words in {"weight": "no input has such", "width": "column of its own"}.items():
+        refused = deid(*base, "--out", tmp_path / "no", "--columns", name)
+        assert refused.code == 2 and words in refused.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_columns_of_a_table_that_describes_no_picture(tmp_path: Path, deid: Deid) -> None:
+    shard, out = write_shard(tmp_path / "in/train.parquet", 1), tmp_path / "out"
+    (shard.parent / "metadata.csv").write_text("file_name,caption\nperson_01.jpg,a man\n")
+    base = ["anonymize", shard.parent, "--out", out, "--workers", 1, "--json"]
+    refused = deid(*base, "--columns", "caption")
+    assert refused.code == 2 and "no input has such" in refused.stderr
+    outcome = deid(*base)
+    assert outcome.json["columns"] == {"kept": [], "dropped": ["caption"]}
+    assert "caption" not in pq.read_schema(out / "metadata.parquet").names
 
 
 def test_both_halves_of_a_mixed_output_can_be_loaded(tmp_path: Path, deid: Deid) -> None:
@@ -166,7 +209,7 @@ def test_a_mixed_output_is_restored_whole(
 ) -> None:
     folder, out, to = copy_people(tmp_path / "in", 1), tmp_path / "out", tmp_path / "to"
     write_shard(folder / "train.parquet", 2)
-    args = ["anonymize", folder, "--out", out, "--seal", "--workers", 1]
+    args = ["anonymize", folder, "--out", out, "--seal", "--names", "keep", "--workers", 1]
     monkeypatch.setenv("DEID_PASSWORD", "correct horse battery staple")
     assert deid(*args).code == 0
     assert deid("verify", out).code == 0
@@ -185,7 +228,7 @@ def test_one_bad_parquet_file_stops_no_other(tmp_path: Path, deid: Deid) -> None
     empty = pq.read_table(folder / "b.parquet").slice(0, 0)
     pq.write_table(empty, folder / "c.parquet")
     pq.ParquetWriter(folder / "d.parquet", empty.schema).close()  # no row group at all
-    outcome = deid("anonymize", folder, "--out", out, "--workers", 1)
+    outcome = deid("anonymize", folder, "--out", out, "--names", "keep", "--workers", 1)
     assert outcome.code == 3, outcome.stderr
     found = statuses(out)
     assert found["a.parquet"][0] == "failed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,12 +33,15 @@ LETTERS: dict[str, str] = {
 
 PARTITION = "partition"
 _PARTITIONS = ("train", "valid", "test")
+SPLITS = ("train", "training", "valid", "validation", "val", "dev", "test", "testing")
+"""What a partition may be called where its column was not asked for by name."""
 
 IDENTITY_COLUMNS = frozenset(
     {"identity", "identity_id", "identities", "person", "person_id", "person_name", "people"}
     | {"subject", "subject_id", "celeb", "celeb_id", "celebrity", "celebrity_name", "name", "names"}
     | {"full_name", "first_name", "last_name", "face_id", "individual", "who", "ssn", "patient_id"}
     | {"patient", "patient_name", "email", "phone", "date_of_birth", "dob", "uid", "user_id"}
+    | {"subjectid", "personid", "patientid", "userid", "faceid", "celebid", "mrn", "user"}
 )
 """Columns that name a person; compared in lower case, `-` and space as `_`."""
 
@@ -47,7 +50,7 @@ _DESCRIPTOR = re.compile(
 )
 _IDENTITY_WORDS = frozenset(
     {"identity", "person", "subject", "celeb", "celebrity", "surname", "lastname", "firstname"}
-    | {"fullname", "username", "patient", "individual", "nickname", "forename"}
+    | {"fullname", "username", "patient", "individual", "nickname", "forename", "actor", "actress"}
 )
 
 Labels = Mapping[str, int]
@@ -81,6 +84,12 @@ def is_identity_column(name: str) -> bool:
     return plain in IDENTITY_COLUMNS or not _IDENTITY_WORDS.isdisjoint(plain.split("_"))
 
 
+def known_split(value: object) -> str | None:
+    """A partition's value where it is a usual one, else None: it could be anything."""
+    text = str(value)
+    return text if text.lower() in SPLITS or text in ("0", "1", "2") else None
+
+
 def is_descriptor_column(name: str) -> bool:
     """Whether a column's name says that it holds a face's embedding."""
     return bool(_DESCRIPTOR.search(name))
@@ -97,6 +106,12 @@ class LabelFiles:
     used: set[str] = field(default_factory=set)
     """Relative paths of the files that were read."""
     warnings: list[str] = field(default_factory=list)
+    seen: dict[str, None] = field(default_factory=dict)
+    """The names of all columns, in the order in which they came."""
+    cells: dict[str, dict[str, object]] = field(default_factory=dict)
+    """Columns of ImageFolder's tables that were asked for: name -> relative path -> value."""
+    wanted: Callable[[str], bool] = lambda name: False
+    """Which those are."""
 
     def of(self, key: str) -> tuple[Labels, str | None, str | None]:
         """Labels, partition and identity of the picture with this relative path."""
@@ -116,16 +131,19 @@ def lfw_identity(key: str) -> str | None:
     return parts[-2] if match and match.group(1) == parts[-2] else None
 
 
-def read_label_files(files: Iterable[tuple[str, Path]]) -> LabelFiles:
+def read_label_files(
+    files: Iterable[tuple[str, Path]], wanted: Callable[[str], bool] = lambda name: False
+) -> LabelFiles:
     """Read the label files of CelebA, LFW and Hugging Face's ImageFolder among some files.
 
     Args:
         files: (relative path, path) of all files of a folder.
+        wanted: which columns of ImageFolder's tables are read beside the labels.
 
     A label file that cannot be read is a warning, never an error: labels may be missing, but no
     picture is lost for them.
     """
-    found = LabelFiles()
+    found = LabelFiles(wanted=wanted)
     for key, path in files:
         base = key.rsplit("/", 1)[-1].lower()
         reader = _READERS.get(base)
@@ -164,18 +182,21 @@ def _celeba_attributes(path: Path, folder: str, found: LabelFiles) -> None:
         names, rows = rows[0][1:], rows[1:]
     else:
         names, rows = rows[1], rows[2:]
+    found.seen.update(dict.fromkeys(names))
     for row in rows:
         pairs = ((name, to_label(value)) for name, value in zip(names, row[1:], strict=True))
         found.labels[row[0]] = {name: value for name, value in pairs if value is not None}
 
 
 def _celeba_partitions(path: Path, folder: str, found: LabelFiles) -> None:
+    found.seen[PARTITION] = None
     for row in _rows(path):
         if row[1].isdigit():
             found.partitions[row[0]] = _PARTITIONS[int(row[1])]
 
 
 def _celeba_identities(path: Path, folder: str, found: LabelFiles) -> None:
+    found.seen["identity"] = None
     for row in _rows(path):
         if row[1].isdigit():
             found.identities[row[0]] = row[1]
@@ -187,6 +208,7 @@ def _lfw_attributes(path: Path, folder: str, found: LabelFiles) -> None:
         lines = [line.rstrip("\n").split("\t") for line in file if line.strip()]
     header = next(line for line in lines if "person" in line)
     names = [name.strip().replace(" ", "_") for name in header if name.strip() != "#"]
+    found.seen.update(dict.fromkeys(n for n in names if n not in ("person", "imagenum")))
     for line in lines[lines.index(header) + 1 :]:
         values = dict(zip(names, line, strict=True))
         person = values.pop("person").replace(" ", "_")
@@ -197,6 +219,7 @@ def _lfw_attributes(path: Path, folder: str, found: LabelFiles) -> None:
 
 
 def _lfw_people(path: Path, folder: str, found: LabelFiles) -> None:
+    found.seen[PARTITION] = None
     partition = "train" if "train" in path.name.lower() else "test"
     with path.open(encoding="utf-8") as file:
         for line in file:
@@ -214,11 +237,16 @@ def _image_folder(path: Path, folder: str, found: LabelFiles) -> None:
         pairs = ((column, to_label(row[column])) for column in row if column in CELEBA_ATTRIBUTES)
         found.labels[key] = {column: label for column, label in pairs if label is not None}
         split = row.get(PARTITION) or row.get("split")
-        if split:
-            found.partitions[key] = str(split)
+        if (known := known_split(split)) is not None:
+            found.partitions[key] = known
         for column, value in row.items():
-            if column is not None and is_identity_column(column) and value is not None:
+            if not isinstance(column, str) or column == "file_name":  # None: more values than names
+                continue
+            found.seen[column] = None
+            if is_identity_column(column) and value is not None:
                 found.identities[key] = str(value)
+            if found.wanted(column):
+                found.cells.setdefault(column, {})[key] = value
 
 
 def _table_rows(path: Path) -> list[dict[str, object]]:

@@ -7,22 +7,41 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from PIL import Image as Pil
-from PIL import ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import (
+    ImageCms,
+    ImageFile,
+    ImageOps,
+    TiffImagePlugin,
+    TiffTags,
+    UnidentifiedImageError,
+)
+from PIL.PngImagePlugin import PngInfo
 
+from deidcli.data.marks import SourceType, packet
 from deidcli.faces.align import Image
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 Pil.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked before any pixel is decoded
+
+READ_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF"),
+    *("ICO", "PCX"),
+)
+"""What Pillow may take bytes for, whatever their name says: formats of pixels that it decodes
+itself. EPS, for one, would start Ghostscript."""
 
 MAX_MEGAPIXELS = 150.0
 """Larger pictures are withheld: 150 MP take about 1 GB while they are decoded."""
 LARGE_MEGAPIXELS = 25.0
 """Pictures above this are worked one at a time on a machine, whatever the number of workers."""
 JPEG_QUALITY = 95
+XMP_TAG = 700
+"""Of TIFF; Adobe, XMP Specification, part 3."""
 
 Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 
@@ -59,7 +78,7 @@ _SIGNATURES = (
 
 
 class BadImage(Exception):
-    """These bytes cannot be read as a picture. The text says why, in a few words."""
+    """These bytes cannot be read as a picture. The text says why, as reasons.py has it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,13 @@ class Decoded:
     """The format that the bytes were in, or PNG where we do not write that format."""
     notes: tuple[str, ...]
     """What had to be converted, e.g. `16 bit to 8 bit`."""
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """READ_FORMATS, as far as this build of Pillow has them."""
+    Pil.init()
+    return tuple(name for name in READ_FORMATS if name in Pil.OPEN)
 
 
 def looks_like_image(head: bytes) -> bool:
@@ -113,10 +139,11 @@ def _short(error: Exception) -> str:
 
 def _decode(data: bytes, max_megapixels: float) -> Decoded:
     notes: list[str] = []
-    with Pil.open(io.BytesIO(data)) as opened:
+    with Pil.open(io.BytesIO(data), formats=_formats()) as opened:
         megapixels = opened.width * opened.height / 1e6
         if megapixels > max_megapixels:
-            raise BadImage(f"{megapixels:.0f} megapixels, above the limit of {max_megapixels:g}")
+            limit = f"{megapixels:.0f}, above {max_megapixels:g}"
+            raise BadImage(f"more megapixels than the limit: {limit}")
         name = opened.format or ""
         if getattr(opened, "n_frames", 1) > 1:
             notes.append("first frame of several")
@@ -135,7 +162,7 @@ def _decode(data: bytes, max_megapixels: float) -> Decoded:
 def is_large(data: bytes) -> bool:
     """Whether a picture, by its header, has more than LARGE_MEGAPIXELS."""
     try:
-        with Pil.open(io.BytesIO(data)) as picture:
+        with Pil.open(io.BytesIO(data), formats=_formats()) as picture:
             return bool(picture.width * picture.height > LARGE_MEGAPIXELS * 1e6)
     except Exception:  # decode() will say what is wrong with it
         return False
@@ -237,18 +264,40 @@ def _to_srgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
     return converted if converted is not None else picture
 
 
-def encode(pixels: Image, format: Format, jpeg_quality: int = JPEG_QUALITY) -> bytes:
-    """Encode (H, W, 3) uint8 RGB. The same pixels always give the same bytes."""
+def encode(
+    pixels: Image,
+    format: Format,
+    jpeg_quality: int = JPEG_QUALITY,
+    mark: SourceType | None = None,
+) -> bytes:
+    """Encode (H, W, 3) uint8 RGB. The same pixels and mark always give the same bytes.
+
+    Args:
+        mark: how the picture was made, said in an XMP packet; BMP and GIF have none.
+    """
     buffer = io.BytesIO()
     picture = Pil.fromarray(pixels)
+    xmp = b"" if mark is None else packet(mark).encode()
     if format == "JPEG":
-        picture.save(buffer, "JPEG", quality=jpeg_quality, subsampling=0)
+        picture.save(buffer, "JPEG", quality=jpeg_quality, subsampling=0, **_if(xmp=xmp))
     elif format == "PNG":
-        picture.save(buffer, "PNG", compress_level=3)
+        chunks = PngInfo()
+        if xmp:
+            chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        picture.save(buffer, "PNG", compress_level=3, pnginfo=chunks)
     elif format == "WEBP":
-        picture.save(buffer, "WEBP", quality=jpeg_quality, method=2)
+        picture.save(buffer, "WEBP", quality=jpeg_quality, method=2, **_if(xmp=xmp))
     elif format == "TIFF":
-        picture.save(buffer, "TIFF", compression="tiff_deflate")
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        if xmp:
+            tags.tagtype[XMP_TAG] = TiffTags.BYTE
+            tags[XMP_TAG] = xmp
+        picture.save(buffer, "TIFF", compression="tiff_deflate", tiffinfo=tags)
     else:
         picture.save(buffer, format)
     return buffer.getvalue()
+
+
+def _if(**given: bytes) -> dict[str, bytes]:
+    """Those that hold anything."""
+    return {name: value for name, value in given.items() if value}

@@ -72,8 +72,8 @@ _PUBLISHED = frozenset(
     | {".incomplete"}
 )
 _PRIVATE = frozenset(
-    {"run.json", "lock", "parts", "staging", "scan", "plan", "link.parquet", "stages.json"}
-    | {"features", "scores.parquet", "scores.json", "position", "large"}
+    {"run.json", "lock", "parts", "staging", "scan", "plan", "link.parquet", "faces.parquet"}
+    | {"stages.json", "features", "scores.parquet", "scores.json", "position", "large"}
 )
 
 

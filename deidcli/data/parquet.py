@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from deidcli.data.attributes import (
-    CELEBA_ATTRIBUTES,
-    PARTITION,
-    is_descriptor_column,
-    is_identity_column,
+from deidcli.data.attributes import CELEBA_ATTRIBUTES, is_identity_column, known_split
+from deidcli.data.columns import (
+    NO_WISH,
+    Columns,
+    Wish,
+    hiding,
+    is_label,
+    is_partition,
+    is_plain,
+    is_text,
 )
 from deidcli.data.images import looks_like_image
 from deidcli.errors import DeidError
@@ -25,6 +31,8 @@ ROWS_A_SHARD = 64
 """A shard is one or more whole row groups that together hold at least this many rows."""
 ROWS_A_READ = 32
 """Rows held in memory at once."""
+NO_IMAGE = "no image column"
+TWO_NAMES = "two columns have the same name"
 
 
 class NoPictures(DeidError):
@@ -39,18 +47,16 @@ class Layout:
     is_struct: bool
     """struct<bytes, path> in either order (True), or plain binary."""
     labels: tuple[str, ...]
+    """CelebA's attributes among the columns."""
     identity: str | None
     partition: str | None
-    dropped: tuple[str, ...]
-    """Columns that are not published: other pictures, other binary data, embeddings."""
-    identities: tuple[str, ...]
-    """Columns that name people; published only with --keep-identity."""
-    carried: tuple[str, ...]
-    """Columns that are published as they are."""
-    classes: tuple[str, ...] = ()
-    """Those of them whose Hugging Face feature lists class names, which are published too."""
-    metadata: tuple[str, ...] = ()
-    """Keys of the schema's metadata, published as they are."""
+    names: tuple[str, ...] = ()
+    """All columns but the image's."""
+    published: tuple[str, ...] = ()
+    """Those of them that are published beside the picture."""
+    listed: tuple[str, ...] = ()
+    """Those of them that were asked for by name: their values are published as they are, of the
+    others only what a label or a split may be."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +102,18 @@ class FilePlan:
     slices: tuple[tuple[tuple[int, ...], int, int], ...]
 
 
-def plan_file(path: Path) -> FilePlan:
+def plan_file(path: Path, wish: Wish = NO_WISH) -> FilePlan:
     """Read a parquet file's footer and its first rows.
+
+    Args:
+        wish: what is published beside the picture.
 
     Raises:
         DeidError: not parquet, cut short, or without an image column.
     """
     try:
         with pq.ParquetFile(path) as file:
-            layout = _layout(file)
+            layout = _layout(file, wish)
             groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
     except DeidError:
         raise
@@ -123,120 +132,43 @@ def plan_file(path: Path) -> FilePlan:
     return FilePlan(layout, tuple(slices))
 
 
-def _layout(file: pq.ParquetFile) -> Layout:
+def _layout(file: pq.ParquetFile, wish: Wish) -> Layout:
     schema = file.schema_arrow
     image = _image_column(file)
     if image is None:
+        names = ", ".join(schema.names[:12])
         raise NoPictures(
-            f"no image column (columns: {', '.join(schema.names[:12])})",
+            f"{NO_IMAGE}: the columns are {names}",
             "an image column is struct<bytes, path>, or binary that holds encoded pictures",
         )
     if len(set(schema.names)) < len(schema.names):
-        raise DeidError("two columns have the same name", "rename one of them")
-    if _is_unusual_struct(schema.field(image).type):
-        raise DeidError(
-            "the image struct has required fields beside bytes and path", "leave them out"
-        )
-    identities = tuple(
-        name
-        for name in schema.names
-        if name != image and _names_people(name, schema.field(name).type)
-    )
-    vectors = _long_vectors(file)
-    dropped = tuple(
-        name
-        for name in schema.names
-        if name not in (image, *identities)
-        and (
-            _may_hide_pixels(schema.field(name).type)
-            or is_descriptor_column(name)
-            or name in vectors
-        )
-    )
-    carried = tuple(n for n in schema.names if n not in (image, *identities, *dropped))
+        raise DeidError(TWO_NAMES, "rename one of them")
+    kinds = {field.name: field.type for field in schema if field.name != image}
+    hides = hiding(kinds, _text_bytes(file, kinds))
+    published = tuple(name for name, kind in kinds.items() if wish.takes(name, kind, name in hides))
     return Layout(
         image,
         pa.types.is_struct(schema.field(image).type),
-        tuple(name for name in carried if name in CELEBA_ATTRIBUTES),
-        identities[0] if identities else None,
-        next((name for name in (PARTITION, "split") if name in carried), None),
-        dropped,
-        identities,
-        carried,
-        tuple(n for n, f in _features(schema).items() if n in carried and _is_class_label(f)),
-        tuple(k.decode("utf-8", "replace") for k in schema.metadata or {} if k not in _KNOWN_KEYS),
+        tuple(name for name in kinds if name in CELEBA_ATTRIBUTES and is_plain(kinds[name])),
+        next((name for name in kinds if is_identity_column(name)), None),
+        next((name for name, kind in kinds.items() if is_partition(name, kind)), None),
+        tuple(kinds),
+        published,
+        tuple(name for name in published if wish.is_listed(name)),
     )
 
 
-_KNOWN_KEYS = (b"huggingface", b"pandas")
-
-
-def _is_class_label(feature: Any) -> bool:
-    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-
-
-def _may_hide_pixels(kind: pa.DataType) -> bool:
-    """Whether a column of this type could hold a picture: binary, or arrays of bytes."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _may_hide_pixels(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return _may_hide_pixels(kind.value_type)
-    if pa.types.is_nested(kind) and any(
-        pa.types.is_uint8(kind.field(n).type) or pa.types.is_int8(kind.field(n).type)
-        for n in range(kind.num_fields)
-        if not pa.types.is_struct(kind) and not pa.types.is_map(kind)
-    ):
-        return True
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    if pa.types.is_fixed_size_binary(kind) or pa.types.is_binary_view(kind):
-        return True
-    return any(_may_hide_pixels(kind.field(n).type) for n in range(kind.num_fields))
-
-
-def _is_unusual_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and any(
-        kind.field(n).name not in ("bytes", "path") and not kind.field(n).nullable
-        for n in range(kind.num_fields)
-    )
-
-
-def _names_people(name: str, kind: pa.DataType) -> bool:
-    """Whether a column, or a field within it, says by its name that it identifies a person."""
-    if is_identity_column(name):
-        return True
-    if isinstance(kind, pa.BaseExtensionType) or not pa.types.is_nested(kind):
-        return False
-    fields = [kind.field(n) for n in range(kind.num_fields)]
-    return any(_names_people(field.name, field.type) for field in fields)
-
-
-LONGEST_VECTOR = 64
-"""Lists of numbers from this length on are taken for embeddings of faces."""
-
-
-def _long_vectors(file: pq.ParquetFile) -> set[str]:
-    """Columns whose first rows hold long lists of floating-point numbers."""
-    names = [
-        field.name
-        for field in file.schema_arrow
-        if not isinstance(field.type, pa.BaseExtensionType)
-        and pa.types.is_nested(field.type)
-        and any(
-            pa.types.is_floating(field.type.field(n).type) for n in range(field.type.num_fields)
-        )
-    ]
-    first = next(iter(file.iter_batches(8, columns=names)), None) if names else None
-    if first is None:
-        return set()
-    return {
-        name
-        for name in names
-        if any(
-            isinstance(value, list) and len(value) >= LONGEST_VECTOR
-            for value in first.column(name).to_pylist()
-        )
-    }
+def _text_bytes(file: pq.ParquetFile, kinds: Mapping[str, pa.DataType]) -> dict[str, float]:
+    """Mean bytes a row of the columns that hold text, by the file's footer."""
+    sizes: dict[str, int] = {}
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        for index in range(group.num_columns):
+            chunk = group.column(index)
+            name = chunk.path_in_schema
+            if name in kinds and is_text(kinds[name]):
+                sizes[name] = sizes.get(name, 0) + chunk.total_uncompressed_size
+    return {name: size / max(1, file.metadata.num_rows) for name, size in sizes.items()}
 
 
 def _image_column(file: pq.ParquetFile) -> str | None:
@@ -282,28 +214,117 @@ def _declared_images(schema: pa.Schema) -> list[str]:
     ]
 
 
-def published_schema(
-    schema: pa.Schema, layout: Layout, keep_identity: bool, labels: Sequence[str] | None = None
-) -> pa.Schema:
-    """The schema of the published file: the source's, without what is never published.
+def published_schema(schema: pa.Schema, layout: Layout) -> pa.Schema:
+    """The schema of the published file, made anew: the picture, and the published columns.
 
-    Args:
-        labels: CelebA's attributes that may be published; None: all.
-
-    The Hugging Face features in its metadata lose the same columns; other metadata stays.
+    No metadata of the source's schema, of its fields or of their types is in it. Hugging Face's
+    features are those of the published columns; class names only of columns asked for by name.
     """
-    away = set(layout.dropped) | (set() if keep_identity else set(layout.identities))
-    if labels is not None:
-        away |= set(layout.labels) - set(labels)
-    fields = [schema.field(name) for name in schema.names if name not in away]
-    metadata = dict(schema.metadata or {})
-    features = _features(schema)
-    metadata.pop(b"huggingface", None)
-    if features:  # the features alone: what else stands there describes the source
-        kept = {name: feature for name, feature in features.items() if name not in away}
-        metadata[b"huggingface"] = json.dumps({"info": {"features": kept}}).encode()
-    metadata.pop(b"pandas", None)  # may describe an index that is gone
-    return pa.schema(fields, metadata=metadata or None)
+    fields, features = [], {}
+    declared = _features(schema)
+    for name in schema.names:
+        kind = schema.field(name).type
+        if name == layout.image:
+            fields.append(pa.field(name, _image_type(kind)))
+            if layout.is_struct or name in _declared_images(schema):
+                features[name] = {"_type": "Image"}
+        elif name in layout.published:
+            fields.append(pa.field(name, bare_type(kind)))
+            features[name] = _class_label(name, kind, declared.get(name), layout) or _feature(
+                bare_type(kind)
+            )
+    if layout.image not in features or None in features.values():
+        return pa.schema(fields)
+    info = json.dumps({"info": {"features": features}})
+    return pa.schema(fields, metadata={"huggingface": info})
+
+
+def _image_type(kind: pa.DataType) -> pa.DataType:
+    """`bytes` and `path` in the source's order, whatever else its struct has; or plain binary."""
+    if not pa.types.is_struct(kind):
+        return kind
+    names = [kind.field(n).name for n in range(kind.num_fields)]
+    parts = {"bytes": kind.field("bytes").type, "path": pa.string()}
+    order = [name for name in dict.fromkeys(names) if name in parts]
+    return pa.struct([pa.field(name, parts[name]) for name in order])
+
+
+def bare_type(kind: pa.DataType) -> pa.DataType:
+    """A type without metadata, dictionaries or names of extensions: what its values are."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return bare_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):  # its words may belong to rows that are withheld
+        return bare_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        fields = [kind.field(n) for n in range(kind.num_fields)]
+        return pa.struct([pa.field(f.name, bare_type(f.type)) for f in fields])
+    if pa.types.is_map(kind):
+        return pa.map_(bare_type(kind.key_type), bare_type(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(bare_type(kind.value_type), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(bare_type(kind.value_type))
+    return pa.list_(bare_type(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def _class_label(
+    name: str, kind: pa.DataType, declared: Any, layout: Layout
+) -> dict[str, Any] | None:
+    """The class names of a column that was asked for by name, if it has any."""
+    names = declared.get("names") if isinstance(declared, dict) else None
+    if name not in layout.listed or not pa.types.is_integer(kind) or not isinstance(names, list):
+        return None
+    texts = [word for word in names if isinstance(word, str)]
+    return {"names": texts, "_type": "ClassLabel"} if texts == names else None
+
+
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
+
+def _feature(kind: pa.DataType) -> Any:
+    """What Hugging Face's loader is told of a type; None where it has no word for it."""
+    if pa.types.is_struct(kind):
+        parts = {kind.field(n).name: _feature(kind.field(n).type) for n in range(kind.num_fields)}
+        return None if None in parts.values() or "_type" in parts else parts
+    if pa.types.is_list(kind):
+        part = _feature(kind.value_type)
+        return None if part is None else [part]
+    if pa.types.is_nested(kind) or pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return None
+    dtype = "date32" if pa.types.is_date32(kind) else _FLOATS.get(str(kind), str(kind))
+    return {"dtype": dtype, "_type": "Value"}
+
+
+def published_column(name: str, values: pa.ChunkedArray, layout: Layout) -> pa.ChunkedArray:
+    """A published column's values: as they are if it was asked for by name, else only those that
+    a label or a split may be where it is one."""
+    plain = _plain_values(values)
+    if name in layout.listed:
+        return plain
+    if is_label(name, plain.type):
+        if pa.types.is_boolean(plain.type):
+            return plain
+        signs = [0, 1] if pa.types.is_unsigned_integer(plain.type) else [-1, 0, 1]
+        known = pc.is_in(plain, pa.array(signs, plain.type))
+    elif is_partition(name, plain.type):
+        words = [known_split(value) is not None for value in plain.to_pylist()]
+        known = pa.chunked_array([pa.array(words, pa.bool_())])
+    else:
+        return plain
+    return pc.if_else(known, plain, pa.scalar(None, plain.type))
+
+
+def _plain_values(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = bare_type(values.type)
+    if isinstance(values.type, pa.BaseExtensionType):
+        stored = values.type.storage_type
+        values = pa.chunked_array([chunk.storage for chunk in values.chunks], stored)
+    if values.type == kind:
+        return values
+    try:
+        return values.cast(kind)
+    except pa.ArrowException:  # dictionaries within lists
+        return pa.chunked_array([pa.array(values.to_pylist(), kind)])
 
 
 def image_array(kind: pa.DataType, images: list[bytes], names: list[str | None]) -> pa.Array:
@@ -321,44 +342,26 @@ def image_array(kind: pa.DataType, images: list[bytes], names: list[str | None])
 
 @dataclass(frozen=True)
 class Summary:
-    """What the files of a run have in common, for warnings and the manifest."""
+    """What the files of a run have in common."""
 
     labels: frozenset[str] = frozenset()
-    dropped: frozenset[str] = frozenset()
-    carried: frozenset[str] = frozenset()
-    identities: frozenset[str] = frozenset()
-    classes: frozenset[str] = frozenset()
-    metadata: frozenset[str] = frozenset()
+    images: frozenset[str] = frozenset()
+    seen: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
     has_partition: bool = False
-    has_identity: bool = field(default=False)
+    has_identity: bool = False
 
     def add(self, plan: FilePlan) -> Summary:
         layout = plan.layout
-        return replace(
-            self,
-            labels=self.labels | set(layout.labels),
-            dropped=self.dropped | set(layout.dropped),
-            carried=self.carried | set(layout.carried),
-            identities=self.identities | set(layout.identities),
-            classes=self.classes | set(layout.classes),
-            metadata=self.metadata | set(layout.metadata),
-            has_partition=self.has_partition or layout.partition is not None,
-            has_identity=self.has_identity or layout.identity is not None,
+        return Summary(
+            self.labels | set(layout.labels),
+            self.images | {layout.image},
+            (*self.seen, *layout.names),
+            (*self.published, *layout.published),
+            self.has_partition or layout.partition is not None,
+            self.has_identity or layout.identity is not None,
         )
 
-    def warnings(self) -> list[str]:
-        """What a publisher has to know about the columns."""
-        said = []
-        if self.dropped:
-            names = ", ".join(sorted(self.dropped))
-            said.append(f"columns not published (pictures, binary data, embeddings): {names}")
-        others = sorted(self.carried - set(CELEBA_ATTRIBUTES))
-        if others:
-            said.append(f"columns published as they are, check them: {', '.join(others)}")
-        if self.classes:
-            names = ", ".join(sorted(self.classes))
-            said.append(f"class names are published too; do they name people? {names}")
-        if self.metadata:
-            names = ", ".join(sorted(self.metadata))
-            said.append(f"schema metadata published as it is, check it: {names}")
-        return said
+    def columns(self) -> Columns:
+        """What is published of the columns, and what is not."""
+        return Columns.of(self.published, self.seen)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from deidcli.data.attributes import Labels, to_label
+from deidcli.data.attributes import Labels, known_split, to_label
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
 from deidcli.data.listing import printable
 from deidcli.data.parquet import ParquetShard
@@ -140,7 +140,7 @@ def _row_sample(
         name=stem,
         stem=stem,
         labels=_row_labels(row, layout.labels),
-        partition=_text(row, layout.partition),
+        partition=known_split(_text(row, layout.partition)),
         identity=_text(row, layout.identity),
         boxes=shard.boxes.get(key, ()),
         row=row,

@@ -1,7 +1,7 @@
 """The file of a sealed run: OUT/sealed/faces.parquet, one row a published picture.
 
 A shard's rows wait in OUT.private/staging, one row group a picture, until the run is finished and
-they are joined. Rows stand in the order of metadata.parquet, or of the published parquet rows.
+they are joined. Rows stand in the order of metadata.parquet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ SCHEMA = pa.schema(
             pa.list_(
                 pa.struct(
                     [
-                        pa.field("box", pa.list_(pa.int32(), 4)),
                         pa.field("nonce", pa.binary()),
                         pa.field("data", pa.large_binary()),
                     ]
@@ -88,7 +87,7 @@ class SealingSink:
 
 
 def _faces(sealed: Sequence[SealedFace]) -> list[dict[str, Any]]:
-    return [{"box": list(f.box), "nonce": f.nonce, "data": f.data} for f in sealed]
+    return [{"nonce": face.nonce, "data": face.data} for face in sealed]
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -153,7 +152,7 @@ class SealedRows:
         if group != self._group:
             self._group, self._table = group, self._file.read_row_group(group)
         row = self._table.slice(number - self._starts[group], 1).to_pylist()[0]
-        return [SealedFace(tuple(f["box"]), f["nonce"], f["data"]) for f in row["faces"]]
+        return [SealedFace(face["nonce"], face["data"]) for face in row["faces"]]
 
 
 def count_faces(out: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +90,7 @@ class Written:
 
 
 class Unwritable(Exception):
-    """One picture's name cannot be written; the others can."""
+    """One picture cannot be written; the others can. The text says why, as reasons.py has it."""
 
 
 _OF_THE_NAME = (
@@ -136,8 +136,8 @@ def _fsync(file: IO[bytes]) -> None:
 
 
 SAME_TIME = 946684800
-"""Modification time of all pictures with `--names random` (2000-01-01): theirs would tell in which
-order they were made, and so the order of the source."""
+"""Modification time of what is published with `--names random` (2000-01-01): theirs would tell in
+which order they were made, and so the order of the source."""
 
 
 def write_atomic(path: Path, data: bytes, temporary: Path, time: int | None = None) -> None:
@@ -167,7 +167,7 @@ def write_atomic(path: Path, data: bytes, temporary: Path, time: int | None = No
             if error.errno not in _OF_THE_NAME:
                 raise
             unfinished.unlink(missing_ok=True)
-            raise Unwritable(error.strerror) from None
+            raise Unwritable(f"its name cannot be written: {error.strerror}") from None
 
 
 class FolderSink:
@@ -201,84 +201,45 @@ class FolderSink:
 
 
 class ParquetSink:
-    """Rows of one shard, into a staging file that `merge_parquet` puts together later."""
+    """Rows of one shard, a row group each, into a staging file: `order.merge` reads them in any
+    order and puts them together later."""
 
-    def __init__(
-        self,
-        shard: parquet.ParquetShard,
-        staging: Path,
-        keep_identity: bool,
-        labels: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, shard: parquet.ParquetShard, staging: Path) -> None:
         with pq.ParquetFile(shard.path) as file:
-            self._schema = parquet.published_schema(
-                file.schema_arrow, shard.layout, keep_identity, labels
-            )
-        self._image = shard.layout.image
-        self._path = staging / staged_name(shard.index)
-        self._rows: list[pa.RecordBatch] = []
-        self._images: list[bytes] = []
-        self._names: list[str | None] = []
-        self._unfinished = self._path.with_suffix(f".{os.getpid()}")
-        with writing():
-            staging.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._unfinished, self._schema)
+            schema = parquet.published_schema(file.schema_arrow, shard.layout)
+        self._layout = shard.layout
+        self._file = AtomicParquet(staging / staged_name(shard.index), schema, staging)
+        self._file.__enter__()
 
     def write(self, result: Result) -> tuple[Written, ...]:
         written = []
         for output in result.outputs:
             assert result.sample.row is not None
-            self._rows.append(result.sample.row)
-            self._images.append(output.data)
-            self._names.append(output.name)
+            self._file.write(self._row(result.sample.row, output))
             written.append(Written.of(output))
-        if len(self._rows) >= parquet.ROWS_A_READ:
-            self._flush()
         return tuple(written)
 
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        source = pa.Table.from_batches(self._rows)
-        kind = self._schema.field(self._image).type
-        images = parquet.image_array(kind, self._images, self._names)
-        columns = [
-            images if name == self._image else source.column(name) for name in self._schema.names
-        ]
-        with writing():
-            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
-        self._rows, self._images, self._names = [], [], []
+    def _row(self, source: pa.RecordBatch, output: Output) -> pa.Table:
+        schema, layout = self._file.schema, self._layout
+        columns = []
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            if name == layout.image:
+                columns.append(parquet.image_array(kind, [output.data], [output.name]))
+                continue
+            try:
+                values = pa.chunked_array([source.column(name)])
+                columns.append(parquet.published_column(name, values, layout))
+            except (pa.ArrowException, ValueError, OverflowError) as error:
+                raise Unwritable(f"its columns cannot be written: {error}") from None
+        return pa.Table.from_arrays(columns, schema=schema)
 
     def close(self) -> None:
-        self._flush()
-        with writing():
-            self._writer.close()
-            with self._unfinished.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self._unfinished, self._path)
+        self._file.__exit__(None, None, None)
 
 
 def staged_name(index: int) -> str:
     """The staging file of a shard."""
     return f"{index:06d}.parquet"
-
-
-def merge_parquet(staged: list[Path], target: Path, temporary: Path) -> int:
-    """Join the staged parts of one source file, in order, into its published file.
-
-    Returns:
-        The number of rows.
-    """
-    rows = 0
-    with writing():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with AtomicParquet(target, pq.read_schema(staged[0]), temporary) as writer:
-            for path in staged:
-                table = pq.read_table(path)
-                rows += table.num_rows
-                if table.num_rows:
-                    writer.write(table)
-    return rows
 
 
 @dataclass
@@ -288,6 +249,8 @@ class AtomicParquet:
     path: Path
     schema: pa.Schema
     temporary: Path
+    time: int | None = None
+    """Modification time to set, seconds since 1970."""
     _writer: pq.ParquetWriter | None = field(default=None, init=False)
 
     @property
@@ -320,4 +283,7 @@ class AtomicParquet:
                 return
             with self._unfinished.open("rb") as file:
                 os.fsync(file.fileno())
+            if self.time is not None:
+                os.utime(self._unfinished, (self.time, self.time))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(self._unfinished, self.path)

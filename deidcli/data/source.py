@@ -9,15 +9,28 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import pyarrow as pa
 
 from deidcli.data import parquet
 from deidcli.data.attributes import LabelFiles, Labels, lfw_identity, read_label_files
+from deidcli.data.columns import (
+    NO_COLUMNS,
+    NO_WISH,
+    PARTITIONS,
+    Columns,
+    Table,
+    Wish,
+    check_wish,
+    fitted,
+)
 from deidcli.data.images import FORMAT_OF_EXTENSION
 from deidcli.data.listing import File, Root, is_shard, list_files, name_roots, printable
+from deidcli.data.people import names_people
 from deidcli.errors import DeidError
 from deidcli.faces.align import Box
 
@@ -47,6 +60,8 @@ class Item:
     """Faces that the user has marked (`--boxes`)."""
     root: str = ""
     """The real path that it must not lead out of; empty: links are followed."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the columns that were asked for, see `Source.fields`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class Source:
     """Attributes that at least one input has a label for, sorted."""
     has_partition: bool = False
     names_people: bool = False
-    """The folder tree names people, as LFW's does."""
+    """Folders or files are named after people, as it seems."""
     has_identity: bool = False
     private_warnings: tuple[str, ...] = ()
     """Warnings that name files: shown to the user, never published."""
@@ -92,6 +107,10 @@ class Source:
     """All inputs, without doubles, in the order of their keys."""
     linked: tuple[Path, ...] = ()
     """Real paths of folders outside that links led to (--follow-links)."""
+    columns: Columns = NO_COLUMNS
+    """What is published of the inputs' columns."""
+    fields: tuple[tuple[str, pa.DataType], ...] = ()
+    """The columns of folders' tables that are published in metadata.parquet."""
 
     @property
     def has_pictures(self) -> bool:
@@ -104,14 +123,18 @@ class Source:
         return self.kind != "folder"
 
 
-def open_source(roots: Path | Sequence[Path], follow_links: bool = False) -> Source:
+def open_source(
+    roots: Path | Sequence[Path], follow_links: bool = False, wish: Wish = NO_WISH
+) -> Source:
     """List the inputs: pictures and parquet files, in folders of any depth or named one by one.
 
     Args:
         roots: one or several folders or files. Where there are several, keys begin with a root's
             own name, made unique; what is named twice is listed once.
+        wish: which columns are published beside the pictures.
 
     Raises:
+        UsageError: no input has a column that was asked for.
         DeidError: one of them is not there, cannot be read or is nothing that holds pictures, or
             there is no picture in any.
     """
@@ -124,7 +147,7 @@ def open_source(roots: Path | Sequence[Path], follow_links: bool = False) -> Sou
     listing = list_files(named, follow_links)
     twice = listing.twice + len(given) - len(named)
     said = [f"{twice} inputs were named twice or lie in another one: listed once"] if twice else []
-    return _source(named, listing.files, tuple(listing.linked), said)
+    return _source(named, listing.files, tuple(listing.linked), said, wish)
 
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.+)")
@@ -148,16 +171,27 @@ def _check_root(path: Path) -> None:
 
 
 def _source(
-    roots: Sequence[Root], files: list[File], linked: tuple[Path, ...], said: list[str]
+    roots: Sequence[Root],
+    files: list[File],
+    linked: tuple[Path, ...],
+    said: list[str],
+    wish: Wish,
 ) -> Source:
     """What the listed files are: pictures, parquet shards, or both."""
     has_pictures = any(f.is_picture and f.status == "" for f in files)
-    tables = _Tables([f for f in files if is_shard(f)], has_pictures)
+    tables = _Tables([f for f in files if is_shard(f)], has_pictures, wish)
     others = [f for f in files if f.key not in tables.keys]
-    label_files = read_label_files((f.key, f.path) for f in others if f.status == "")
-    items = _items(others, label_files, tables)
+    label_files = read_label_files(
+        ((f.key, f.path) for f in others if f.status == ""),
+        wish.wants if has_pictures else lambda name: False,
+    )
     if not has_pictures and not tables.slices:
         _refuse(roots, files, tables)
+    # Without pictures, a table beside parquet files describes nothing that is published.
+    in_tables = label_files.seen if has_pictures else {}
+    check_wish(wish, in_tables, tables.summary.seen, tables.summary.images)
+    table = fitted(wish, label_files.cells)
+    items = _items(others, label_files, tables, table)
     size = shard_size(len(items))
     shards: list[Shard] = [
         FolderShard(number, tuple(items[start : start + size]))
@@ -172,15 +206,34 @@ def _source(
         tuple(shards),
         sum(len(shard) for shard in shards),
         _signature(files),
-        (*said, *warnings, *tables.warnings(label_files.used), *tables.summary.warnings()),
+        (*said, *warnings, *tables.warnings(label_files.used)),
         tuple(sorted({n for i in items for n in i.labels} | tables.summary.labels)),
         any(item.partition for item in items) or tables.summary.has_partition,
-        any(lfw_identity(item.key) for item in items),
+        _names_people(items, tables),
         any(item.identity for item in items) or tables.summary.has_identity,
         tuple(private),
         tuple(root.path for root in roots),
         linked,
+        _columns(items, label_files, tables, table, wish),
+        table.fields,
     )
+
+
+def _names_people(items: Sequence[Item], tables: _Tables) -> bool:
+    keys = [item.key for item in items if not item.status]
+    return any(map(lfw_identity, keys)) or any(map(names_people, (*keys, *tables.keys)))
+
+
+def _columns(
+    items: Sequence[Item], files: LabelFiles, tables: _Tables, table: Table, wish: Wish
+) -> Columns:
+    """What is published of all columns: of label files, of other tables, of parquet files."""
+    labels = sorted({name for item in items for name in item.labels})
+    kept = [name for name in labels if wish.labels is None or name in wish.labels]
+    if any(item.partition for item in items):
+        kept += [name for name in PARTITIONS if name in files.seen]
+    kept += [name for name, _ in table.fields]
+    return Columns.of([*kept, *tables.summary.published], [*files.seen, *tables.summary.seen])
 
 
 def _refuse(roots: Sequence[Root], files: Sequence[File], tables: _Tables) -> None:
@@ -218,12 +271,16 @@ def shard_size(inputs: int) -> int:
     return max(2, min(64, inputs // 64))
 
 
-def _items(files: Sequence[File], label_files: LabelFiles, tables: _Tables) -> list[Item]:
+def _items(
+    files: Sequence[File], label_files: LabelFiles, tables: _Tables, table: Table
+) -> list[Item]:
     names = _Names(files)
-    return [_item(file, label_files, names, tables) for file in files]
+    return [_item(file, label_files, names, tables, table) for file in files]
 
 
-def _item(file: File, label_files: LabelFiles, names: _Names, tables: _Tables) -> Item:
+def _item(
+    file: File, label_files: LabelFiles, names: _Names, tables: _Tables, table: Table
+) -> Item:
     status, reason = file.status, file.reason
     if not status and file.key in label_files.used:
         status, reason = "skipped", "label file"
@@ -244,6 +301,7 @@ def _item(file: File, label_files: LabelFiles, names: _Names, tables: _Tables) -
         identity=identity,
         size=file.size,
         root=file.root,
+        columns=table.row(file.key),
     )
 
 
@@ -284,7 +342,8 @@ def _stem(key: str) -> str:
 class _Tables:
     """The parquet files among the inputs: those that are read, and why the others are not."""
 
-    def __init__(self, files: Sequence[File], has_pictures: bool) -> None:
+    def __init__(self, files: Sequence[File], has_pictures: bool, wish: Wish) -> None:
+        self._wish = wish
         self.slices: list[tuple[File, tuple[int, ...], int, int, parquet.Layout]] = []
         """File, its row groups, the first row, rows, layout: one a shard."""
         self.keys: set[str] = set()
@@ -302,7 +361,7 @@ class _Tables:
             self.problems[file.key] = ("failed", "its name is not UTF-8")
             return
         try:
-            plan = parquet.plan_file(file.path)
+            plan = parquet.plan_file(file.path, self._wish)
         except parquet.NoPictures as error:
             # Beside pictures it is a table about them; alone, it was meant to hold some.
             is_table = has_pictures or file.path.name.lower() == "metadata.parquet"

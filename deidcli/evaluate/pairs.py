@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES, Labels, read_label_files
+from deidcli.data.geometry import read_private
 from deidcli.data.images import BadImage, decode
-from deidcli.data.journal import Journal, recorded_roots
+from deidcli.data.journal import Journal, private_folder, recorded_roots
 from deidcli.data.listing import Locator, some
 from deidcli.data.manifest import read_manifest
 from deidcli.data.parquet import plan_file
@@ -28,7 +29,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class FaceRef:
-    """One face of a published picture, as metadata.parquet has it."""
+    """One face of a published picture, as OUT.private has it."""
 
     affine: tuple[float, ...]
     """Frame pixels -> chip pixels."""
@@ -103,6 +104,12 @@ def collect(published: Path, against: Path | None) -> PairSet:
 def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> PairSet:
     journal = Journal(published)
     run = journal.read_run()
+    if run is None and against is None:
+        private = journal.folder.name
+        raise DeidError(
+            f"{private} is not beside it, so its originals and faces are not known",
+            f"bring {private}, or name the originals: --against ORIGINALS",
+        )
     recorded = tuple(Path(path) for path in recorded_roots(run)) if run else ()
     roots = (against,) if against else recorded
     gone = [str(root) for root in roots if not root.exists()]
@@ -111,7 +118,11 @@ def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> Pair
         raise DeidError(f"the originals are not known{where}", "name them: --against ORIGINALS")
     rows = pq.read_table(published / "metadata.parquet").to_pylist()
     link = journal.folder / "link.parquet"
-    sources = _linked(link) if link.exists() else _by_name(rows, record)
+    places = read_private(published) if link.exists() else None
+    if places is None:
+        sources = _by_name(published, rows, record, against is not None)
+    else:
+        sources = _linked(link)
     people = _people(roots, bool(record["settings"].get("follow_links")))
     chip, crops = record["chip"], record["settings"]["output"] == "crops"
     pairs = []
@@ -119,10 +130,10 @@ def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> Pair
         source = sources.get(row["file_name"])
         if source is None:
             continue
-        faces = tuple(
+        faces = None if places is None else tuple(
             FaceRef(tuple(face["affine"]), chip["size"], chip["padding"], crops)
-            for face in row["faces"]
-        )
+            for face in places[row["file_name"]]
+        )  # fmt: skip
         labels = {n: row[n] for n in CELEBA_ATTRIBUTES if row.get(n) is not None}
         known, person = people.get(source, ({}, None))
         pairs.append(PairRef(source, row["file_name"], faces, {**known, **labels}, person))
@@ -144,14 +155,24 @@ def _linked(link: Path) -> dict[str, str]:
     }
 
 
-def _by_name(rows: Sequence[Mapping[str, Any]], record: dict[str, Any]) -> dict[str, str]:
-    """Without the link table: only names that were kept lead back to an original."""
+def _by_name(
+    published: Path, rows: Sequence[Mapping[str, Any]], record: dict[str, Any], has_originals: bool
+) -> dict[str, str]:
+    """Without OUT.private: as for another tool's output, by names that were kept, faces where the
+    detector finds them in the originals."""
     settings = record["settings"]
     by_name = settings["names"] == "keep" and settings["output"] == "frames"
+    private = private_folder(published).name
     if not by_name or record["input"]["kind"] != "folder":
         raise DeidError(
-            "OUT.private with its link table is not beside OUT",
-            "score where the output was made, or bring OUT.private",
+            f"{private} is not beside it: which original a picture has, and where its faces were, "
+            "is known there alone",
+            f"score where the output was made, or bring {private}",
+        )
+    if not has_originals:
+        raise DeidError(
+            f"{private} is not beside it: where the faces were is known there alone",
+            f"bring {private}, or name the originals: --against ORIGINALS looks for faces in them",
         )
     return {row["file_name"]: row["file_name"].removeprefix("images/") for row in rows}
 

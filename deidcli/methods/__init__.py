@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deidcli.data.attributes import parse_attributes
+from deidcli.data.marks import SourceType
 from deidcli.errors import UsageError
 from deidcli.faces.align import Image, Mask
 
@@ -224,6 +225,20 @@ def method_warning(name: str, settings: Mapping[str, Any]) -> str | None:
         return None
     text: str | None = said(settings_class(name)(**settings))
     return text
+
+
+def source_type(name: str, settings: Mapping[str, Any]) -> SourceType:
+    """IPTC's word for a picture whose faces a method replaced: its `source_type`; without one, a
+    method with weights of ours is a trained model, any other an algorithm.
+
+    Args:
+        settings: all of them, as RunSettings has them.
+    """
+    said: SourceType | None = getattr(method_facts(name), "source_type", None)
+    if said is not None:
+        return said
+    trained = bool(method_weights(name, settings)) if settings else False
+    return "compositeWithTrainedAlgorithmicMedia" if trained else "algorithmicallyEnhanced"
 
 
 def parse_settings(name: str, given: Mapping[str, str]) -> Any:

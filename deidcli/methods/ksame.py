@@ -51,6 +51,7 @@ class KSame(OnPixels):
     """Replace each face by the average of its group."""
 
     whole_set = True
+    source_type = "composite"
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.settings = settings

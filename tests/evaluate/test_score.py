@@ -135,7 +135,8 @@ def test_crops_and_parquet_and_frames_agree(tmp_path: Path, deid: Deid) -> None:
     ):
         out = tmp_path / name
         args = ["anonymize", source, "--out", out, "--method", "pixelate", "--workers", 1]
-        assert deid(*args, "--set", "blocks=6", "--no-gate", *extra).code == 0
+        args += ["--names", "keep", "--set", "blocks=6", "--no-gate"]
+        assert deid(*args, *extra).code == 0
         score(deid, out)
         table = pq.read_table(tmp_path / f"{name}.private/scores.parquet")
         found[name] = np.array(table["distance_dlib"].to_pylist())

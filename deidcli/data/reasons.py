@@ -1,0 +1,61 @@
+"""Why an input was withheld, in the words that may be published.
+
+A reason is words of ours, then perhaps a colon and what a library said: those may quote the file.
+The whole stands in OUT.private; manifest.json has our words, and only those listed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+OTHER = "another reason, see link.parquet in OUT.private"
+
+REASONS = frozenset(
+    {
+        "the file is empty",
+        "the file is larger than 2 GB",
+        "not a picture, or of an unknown format",
+        "too large for this machine's memory",
+        "more megapixels than the limit",
+        "cannot be decoded",
+        "cannot be read",
+        "folder cannot be read",
+        "row cannot be read",
+        "parquet cannot be read",
+        "cannot be read as parquet",
+        "no image column",
+        "two columns have the same name",
+        "no picture in this row",
+        "not a parquet file",
+        "not a picture",
+        "label file",
+        "hidden file",
+        "not a regular file",
+        "broken link",
+        "link to a listed folder",
+        "link to a folder (--follow-links follows it)",
+        "link out of the input (--follow-links follows it)",
+        "its name is not UTF-8",
+        "its name cannot be written",
+        "its columns cannot be written",
+        "ended its worker (crash or memory)",
+        "detection",
+        "method",
+        "encoding",
+    }
+)
+_SYSTEM = frozenset(os.strerror(number) for number in errno.errorcode)
+"""What the operating system says of a file: words that hold nothing of it."""
+
+
+def published_reason(reason: str) -> str:
+    """A reason as manifest.json may have it."""
+    if reason in REASONS:
+        return reason
+    words, _, detail = reason.partition(": ")
+    words = re.sub(r" \([^()]*\)$", "", words)
+    if words not in REASONS:
+        return OTHER
+    return f"{words}: {detail}" if detail in _SYSTEM else words

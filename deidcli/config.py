@@ -164,7 +164,15 @@ def _options_of(settings: Mapping[str, Any]) -> Values:
     ):
         if positive is None or positive is False:
             values[negative] = True
-    return {name: value for name, value in values.items() if value not in (None, "")}
+    # None listed is none typed; names go through CSV, as one may hold a comma.
+    values["columns"] = _words(settings.get("columns") or ()) or None
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _words(names: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(names)
+    return text.getvalue()
 
 
 def _plain(value: Any) -> Any:

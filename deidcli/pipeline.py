@@ -232,7 +232,7 @@ def finish_run(run: Run) -> dict[str, Any]:
     unsafe = method_warning(settings.method, settings.method_settings)
     record: dict[str, Any] = {
         "method": settings.method,
-        "settings": settings.as_dict(),
+        "settings": settings.published(),
         "attributes": list(attributes),
         "columns": source.columns.record(),
         "predicted_attributes": list(run.predicted),

@@ -229,7 +229,8 @@ def _links(out: Path, record: dict[str, Any]) -> str:
     _require(len(outputs) == record["counts"]["published"], "outputs differ")
     sums = read_sums(out)
     linked = {row["source"]: row["outputs"] for row in rows}
-    for path in sorted(Journal(out).parts.glob("*.parquet")):
+    parts = Journal(out).parts.glob("*.parquet")
+    for path in sorted(path for path in parts if path.stem.isdecimal()):  # none that a kill left
         for part in pq.read_table(path, columns=["source", "outputs"]).to_pylist():
             for name, output in zip(linked[part["source"]], part["outputs"], strict=True):
                 same = name.startswith("data/") or sums.get(name) == output["sha256"]

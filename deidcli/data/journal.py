@@ -222,6 +222,8 @@ class Journal:
         """Remove unfinished files; parts and links stay."""
         for folder in (self.staging, scratch(self.out), self.folder / "scan"):
             shutil.rmtree(folder, ignore_errors=True)
+        for unfinished in self.parts.glob("*-*.parquet"):
+            unfinished.unlink(missing_ok=True)
         for name in ("large", "position"):
             (self.folder / name).unlink(missing_ok=True)
 

@@ -33,7 +33,8 @@ from benchmarks.leakage import blur, jpeg, numbers
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.faces import recognizers
 from deidcli.faces.align import MEAN_FACE_5, Image
-from deidcli.faces.detect import detect_hog, landmarks
+from deidcli.faces.dlib_hog import detect_hog
+from deidcli.faces.landmarks import landmarks
 from deidcli.methods import Context, eae
 from deidcli.training_chips import Chips, load_all
 from deidcli.weights import download_folder, own_cards

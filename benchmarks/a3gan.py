@@ -36,8 +36,8 @@ from deidcli.evaluate.features import (
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.methods import Context, load_method
-from deidcli.methods.a3gan import CHANGE, mask_of
-from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
+from deidcli.methods.a3gan import mask_of
+from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES, CHANGE
 
 COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in (*ATTRIBUTES, *ALSO)]
 

@@ -31,11 +31,12 @@ from torch.nn import functional
 
 from benchmarks.leakage import blur, jpeg, numbers
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.data.attributes import LETTERS as ALL_LETTERS
 from deidcli.faces import recognizers
 from deidcli.faces.align import MEAN_FACE_5, Image
 from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import landmarks
-from deidcli.methods import Context, eae
+from deidcli.methods import Context, eae, eae_settings
 from deidcli.training_chips import Chips, load_all
 from deidcli.weights import download_folder, own_cards
 
@@ -82,7 +83,7 @@ def publish(method: eae.EmbeddedAutoencoders, chips: NDArray[np.uint8]) -> NDArr
 
 def labels_of(chips: Chips, letters: str) -> NDArray[np.bool_]:
     """(N, m) whether the attributes are there."""
-    columns = [CELEBA_ATTRIBUTES.index(name) for name in eae.names_of(letters)]
+    columns = [CELEBA_ATTRIBUTES.index(name) for name in eae_settings.names_of(letters)]
     return chips.labels[:, columns] == 1
 
 
@@ -101,10 +102,10 @@ def distinct(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 def read(pictures: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
     """(N, m): what the FSN reads off chips."""
     size = eae.SIZES[size_of()]
-    fsn = eae.FeatureSelection(size, len(eae.LETTERS))
-    eae.load_part(fsn, eae.card_name(size_of(), "fsn"), "cpu")
-    order = list(eae.LETTERS.values())
-    chosen = [order.index(name) for name in eae.names_of(letters)]
+    fsn = eae.FeatureSelection(size, len(ALL_LETTERS))
+    eae.load_part(fsn, eae_settings.card_name(size_of(), "fsn"), "cpu")
+    order = list(ALL_LETTERS.values())
+    chosen = [order.index(name) for name in eae_settings.names_of(letters)]
     parts = []
     for start in range(0, len(pictures), 64):
         batch = torch.from_numpy(np.ascontiguousarray(pictures[start : start + 64]))
@@ -323,14 +324,14 @@ def measure(args: argparse.Namespace) -> None:
     test = chips_of(sorted(celeba.glob("test-*.parquet")), args.cache)
     some = test.keep(np.arange(len(test)) % 2 == 0)
     test, every_second = (some, 1) if args.half else (test, 2)
-    every, originals = list(eae.LETTERS.values()), read(test.chips, "GSBEY")
+    every, originals = list(ALL_LETTERS.values()), read(test.chips, "GSBEY")
     for letters in args.attrs or LETTERS:
         method = method_of(letters, args.network)
         labels = labels_of(test, letters)
         pictures = publish(method, test.chips)
         result: dict[str, Any] = {"attrs": letters, "network": args.network, "n": len(test)}
         result["majority"] = [round(100 * max(v, 1 - v), 2) for v in labels.mean(0)]
-        columns = [every.index(name) for name in eae.names_of(letters)]
+        columns = [every.index(name) for name in eae_settings.names_of(letters)]
         result["fsn originals"] = percent(originals[:, columns], labels)
         few, which = distinct(pictures)
         result["fsn published"] = percent(read(few, letters)[which], labels)
@@ -350,7 +351,7 @@ def lfw(args: argparse.Namespace) -> None:
     chips = chips_of(sorted((args.data / "lfw").glob("test-*.parquet")), args.cache)
     chips = chips.keep(np.arange(len(chips)) % args.step == 0)
     for letters in args.attrs or ("GS",):
-        columns = [CELEBA_ATTRIBUTES.index(name) for name in eae.names_of(letters)]
+        columns = [CELEBA_ATTRIBUTES.index(name) for name in eae_settings.names_of(letters)]
         labels = chips.labels[:, columns]
         pictures = publish(method_of(letters, args.network), chips.chips)
         result: dict[str, Any] = {
@@ -396,8 +397,8 @@ def fresh_accuracy(
         targets = torch.from_numpy(labels_of(train, "GSBEY").astype(np.float32))
         net = fresh_network(small(train.chips), targets, 5, 0)
         np.save(path, (answers(net, small(test.chips)) > 0).numpy())
-    order = list(eae.names_of("GSBEY"))
-    columns = [order.index(name) for name in eae.names_of(letters)]
+    order = list(eae_settings.names_of("GSBEY"))
+    columns = [order.index(name) for name in eae_settings.names_of(letters)]
     labels = labels_of(test, letters)
     targets = torch.from_numpy(labels_of(train, letters).astype(np.float32))
     net = fresh_network(small(publish(method, train.chips)), targets, 5, 0)

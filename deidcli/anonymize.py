@@ -16,6 +16,7 @@ from deidcli.data.boxes import identify
 from deidcli.errors import Stopped, UsageError
 from deidcli.inputs import local_paths
 from deidcli.methods import (
+    METHODS,
     keeps_attributes,
     kept_attributes,
     method_weights,
@@ -23,7 +24,7 @@ from deidcli.methods import (
     parse_settings,
 )
 from deidcli.options import Options
-from deidcli.processes import check_device, default_workers, warm_up
+from deidcli.processes import check_device, default_workers, modules_of, warm_up
 from deidcli.report import Reporter
 from deidcli.settings import GATE_DISTANCE, RunSettings
 
@@ -119,7 +120,9 @@ def anonymize(
     workers = options.workers or default_workers()
     try:
         if workers > 1:
-            warm_up()  # it imports torch in parallel with what follows
+            place, gate = METHODS[settings.method], settings.gate is not None
+            # It imports in parallel with what follows.
+            warm_up(modules_of(place, gate, settings.detector))
         record = _run(settings, roots, target, options, workers, passphrase, reporter)
     except KeyboardInterrupt:
         raise Stopped("the same command again resumes") from None

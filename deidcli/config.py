@@ -24,6 +24,8 @@ else:
 
 LARGEST = 1 << 24
 """Bytes of a file at most: a larger one was given by mistake."""
+OTHER_FILE = "sha256:"
+"""How a manifest names a table of boxes."""
 OPPOSITES = {"gate": "no_gate", "no_gate": "gate"}
 """An option that is typed takes the place of its opposite in the file."""
 Values = dict[str, Any]
@@ -69,7 +71,11 @@ def read_config(path: Path, others: Mapping[str, type]) -> Config:
 
 def merged(config: Values, typed: Values) -> Values:
     """Both; what was typed wins. Settings of the method are joined key by key, unless another
-    method was typed than the one they belong to."""
+    method was typed than the one they belong to.
+
+    Raises:
+        UsageError: the file is the manifest of a run that took boxes from another one.
+    """
     values = {key: value for key, value in config.items() if OPPOSITES.get(key) not in typed}
     if "settings" in values:
         named = config.get("method")
@@ -77,7 +83,10 @@ def merged(config: Values, typed: Values) -> Values:
             values.pop("settings")
         else:
             typed = {**typed, "settings": {**values["settings"], **typed.get("settings", {})}}
-    return {**values, **typed}
+    values = {**values, **typed}
+    if str(values.get("boxes")).startswith(OTHER_FILE):
+        raise UsageError("that run took boxes from a file", "give the same file with --boxes")
+    return values
 
 
 def _of_toml(path: Path, found: Mapping[str, Any], others: Mapping[str, type]) -> Values:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import get_args
 
@@ -20,25 +24,70 @@ def default_workers() -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Threads of torch and OpenCV in this process."""
+    """Threads of OpenCV and torch in this process; torch may be loaded later, or never."""
     import cv2
-    import torch
 
-    torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
-PRELOADED = ["torch", "deidcli.pipeline", "deidcli.methods.filters", "deidcli.faces.dlib_nets"]
+PRELOADED = ("deidcli.pipeline", "deidcli.faces.dlib_nets")
+"""For commands that run networks."""
 
 
-def warm_up() -> None:
-    """Start the server that workers are forked from; it imports torch while this process goes on.
+def modules_of(method: str, gate: bool, detector: str) -> tuple[str, ...]:
+    """What a run's workers import, and nothing that they do not need: above all not torch.
+
+    Args:
+        method: where the method's class is, `module:Class`.
+        gate: whether there is one.
+    """
+    modules = ["deidcli.pipeline", method.partition(":")[0]]
+    if gate:
+        modules.append("deidcli.faces.gate")
+    if detector == "auto":
+        modules.append("onnxruntime")
+    if detector == "cnn":
+        modules.append("deidcli.faces.dlib_nets")
+    return tuple(modules)
+
+
+def warm_up(modules: Sequence[str] = PRELOADED) -> None:
+    """Start the server that workers are forked from; it imports while this process goes on.
 
     It imports once, and forks from a process that has no threads of its own: workers start in
     milliseconds and share what was imported.
     """
-    multiprocessing.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    multiprocessing.set_forkserver_preload(list(modules))
+    # The server and the workers forked from it are not told of Ctrl-C, or each would print a
+    # traceback: this process is, and they end with it. The tracker comes first, for its start
+    # lifts the mask.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers() -> None:
+    """End the workers and the server that forks them, whatever they do.
+
+    A server that still imports would fork workers of a process that is gone by then.
+    """
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join(5)
 
 
 def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:

@@ -20,6 +20,9 @@ OnNoFace = Literal["withhold", "blackout", "copy"]
 Names = Literal["keep", "random"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
+RECOGNIZER_NAMES = ("dlib", "mobilefacenet", "w600k_mbf", "facenet")
+"""The keys of `faces.recognizers.RECOGNIZERS`, which costs seconds to import."""
+
 GATE_DISTANCE = 0.6
 """dlib's own threshold: below it, its recognizer calls two faces the same person."""
 

@@ -39,7 +39,15 @@ from deidcli.faces.align import (
 from deidcli.faces.detect import Detection, Detector, Face, faces_at, joined
 from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.faces.second_look import SecondLook
-from deidcli.methods import Context, Method, Plan, load_method, source_type
+from deidcli.methods import (
+    Context,
+    Method,
+    OnPixels,
+    Plan,
+    load_method,
+    method_class,
+    source_type,
+)
 from deidcli.passwords import face_bits, face_nonce
 from deidcli.processes import resolve_device
 from deidcli.run import Run
@@ -140,7 +148,8 @@ def _load_stages(
     plan: str | None,
     device: str,
 ) -> Stages:
-    device = resolve_device(device)
+    if gate is not None or not issubclass(method_class(method), OnPixels):
+        device = resolve_device(device)  # asks torch, which is loaded only where it is needed
     loaded_gate = None
     if gate is not None:
         from deidcli.faces.gate import Gate
@@ -275,7 +284,7 @@ def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages)
     from deidcli.evaluate import attributes
 
     if stages.classifier is None:
-        stages.classifier = attributes.load(stages.device)
+        stages.classifier = attributes.load(resolve_device(stages.device))
     chip = attributes.cut(stages.classifier, frame, face.landmarks)
     said = attributes.predict(stages.classifier, chip[None], batch_size=1)[0]
     predicted = {
@@ -367,8 +376,6 @@ def _replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
 
 def _apply(chips: Image, faces: list[_Face], run: Run, stages: Stages) -> Image:
     """(N, S, S, 3) uint8 chips through the method, batch by batch."""
-    import torch  # here, so that the process that only hands out shards starts without it
-
     out = np.empty_like(chips)
     for start in range(0, len(chips), run.batch_size):
         rows = slice(start, start + run.batch_size)
@@ -378,13 +385,22 @@ def _apply(chips: Image, faces: list[_Face], run: Run, stages: Stages) -> Image:
             plan=stages.plan,
             bits=_bits(faces[rows], run),
         )
-        with torch.inference_mode():
-            batch = torch.from_numpy(chips[rows]).to(stages.device)
-            given = batch.permute(0, 3, 1, 2).float() / 255
-            new = stages.method(given, context)
-            scaled = (new.clamp(0, 1) * 255).round().to(torch.uint8)
-        out[rows] = scaled.permute(0, 2, 3, 1).cpu().numpy()
+        out[rows] = _through(stages, chips[rows], context)
     return out
+
+
+def _through(stages: Stages, chips: Image, context: Context) -> Image:
+    """One batch through the method."""
+    if isinstance(stages.method, OnPixels):
+        pixels = stages.method.on_pixels(chips.astype(np.float32) / np.float32(255), context)
+        return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), np.uint8)
+    import torch  # here, so that a run whose method needs no network starts without it
+
+    with torch.inference_mode():
+        batch = torch.from_numpy(chips).to(stages.device)
+        new = stages.method(batch.permute(0, 3, 1, 2).float() / 255, context)
+        scaled = (new.clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.asarray(scaled.permute(0, 2, 3, 1).cpu().numpy(), np.uint8)
 
 
 def _bits(faces: list[_Face], run: Run) -> NDArray[np.uint8] | None:

@@ -7,11 +7,15 @@ persons of its pictures, which finding the faces costs, and for each size and pa
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import cv2
 import numpy as np
@@ -60,6 +64,35 @@ class Chips:
         return Chips(self.chips[mask], self.found[mask], self.labels[mask], self.persons[mask])
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_own_faces(train: Callable[P, R]) -> Callable[P, R]:
+    """Keep the cut faces of a training in `OUT/faces` for as long as it lasts.
+
+    They are faces as they are. An interrupted training finds them again; a finished one removes
+    them. A `cache` that is named by the caller is used instead, and stays.
+
+    Args:
+        train: has the arguments `out` and `cache`; returns None when it was stopped early.
+    """
+    signature = inspect.signature(train)
+
+    @functools.wraps(train)
+    def trained(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        if given.arguments.get("cache") is not None:
+            return train(*args, **kwargs)
+        given.arguments["cache"] = folder = given.arguments["out"] / "faces"
+        made = train(*given.args, **given.kwargs)
+        if made is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        return made
+
+    return trained
+
+
 def load_all(
     paths: Sequence[Path], side: int, padding: float, cache: Path, extend: bool = False
 ) -> Chips:
@@ -99,7 +132,7 @@ def load_chips(path: Path, side: int, padding: float, cache: Path, extend: bool 
     points, found = np.load(faces / "points.npy"), np.load(faces / "found.npy")
     cut = _entry(cache, path, [source.signature, side, padding, extend])
     if not (cut / "chips.npy").is_file():
-        log(f"the faces of {source.root.name}, as they are, are kept in {cache} for the next run")
+        log(f"the faces of {source.root.name}, as they are, are kept in {cache}")
         _cut(source, points, cut, side, padding, extend)
     chips = np.load(cut / "chips.npy", mmap_mode="r")
     persons = np.load(faces / "persons.npy").astype(object)

@@ -240,7 +240,7 @@ def weights_in_use(
         pip_file(entry)
     found = {entry.name: entry.sha256 for entry in entries}
     for name in (*own, *(["attributes"] if classifier else [])):
-        found[name] = own_weights(name)[1].sha256
+        found[name] = checked_card(name).sha256
     return found
 
 
@@ -407,6 +407,22 @@ def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
     Raises:
         DeidError: no card has this name, or the file is missing or altered.
     """
+    data, card = _own_bytes(name)
+    from safetensors.torch import load
+
+    return load(data), card
+
+
+def checked_card(name: str) -> Card:
+    """The card of one of our weight files, whose bytes are those of the card; torch is not loaded.
+
+    Raises:
+        DeidError: as `own_weights`.
+    """
+    return _own_bytes(name)[1]
+
+
+def _own_bytes(name: str) -> tuple[bytes, Card]:
     cards = own_cards()
     if name not in cards:
         raise DeidError(f"no weights are called {name}", f"choose from {', '.join(cards)}")
@@ -417,9 +433,7 @@ def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != card.sha256:
         raise DeidError(f"the bytes of {path} are not those of its card", _mend(card))
-    from safetensors.torch import load
-
-    return load(data), card
+    return data, card
 
 
 def write_own_weights(

@@ -163,7 +163,7 @@ def test_folders_come_back_exactly(tmp_path: Path, deid: Deid) -> None:
     assert check_exact(out, to, originals) == outcome.json["counts"]["faces"] == 6
     for name in ("two.png", "person_01.png"):  # nothing else changed, so the whole is back
         assert (pixels(to / "images" / name) == originals[f"images/{name}"]).all()
-    assert (to / "images/deep/four.jpg.png").exists()
+    assert (to / "images/deep/four.png").exists()
 
 
 def test_parquet_comes_back_exactly(tmp_path: Path, deid: Deid) -> None:

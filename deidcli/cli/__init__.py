@@ -6,7 +6,10 @@ all the same: `{"error": {"message", "hint", "code"}}`, `code` being the exit co
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -84,6 +87,17 @@ def run(args: list[str]) -> int:
         if not isinstance(error, BrokenPipeError):
             sys.stderr.write(f"deid: {error.strerror or error}\n")
         return ExitCode.FAILED
+    except Exception as error:
+        if _was_interrupted(error):
+            return _failed(Stopped(), json)
+        raise
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies behind an error: modules of C turn it into an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 _REFUSED: Any = typer.BadParameter.__bases__[0]
@@ -97,7 +111,19 @@ def _failed(error: DeidError, json: bool) -> int:
 
 def main() -> None:
     """The entry point of the `deid` command."""
+    codes: list[int] = []
+    # Registered first, hence run last, after multiprocessing has cleaned up. Where Ctrl-C came in
+    # an `exec`, as dataclasses do, Python would end with a signal whatever the code.
+    atexit.register(lambda: os._exit(codes[0]) if codes else None)
     code = run(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # workers that still compute must not hold the terminal
+    codes.append(code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; a traceback would say nothing
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone
+            stream.flush()
+    if code != ExitCode.DONE and "deidcli.processes" in sys.modules:
+        from deidcli.processes import end_workers
+
+        end_workers()
+        sys.exit(code)  # what they shared is released on the way out
+    os._exit(code)  # nothing is left to do

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from deidcli.cli.parameters import Json, PasswordFile, Quiet
+from deidcli.cli.parameters import Json, PasswordFile, Quiet, completing
 from deidcli.cli.printing import Terminal, end_with, say
 from deidcli.errors import DeidError, ExitCode, Stopped, UsageError
+from deidcli.settings import RECOGNIZER_NAMES
 
 
 def score(
@@ -21,7 +22,11 @@ def score(
     ] = None,
     recognizer: Annotated[
         list[str] | None,
-        typer.Option("--recognizer", help="Repeatable; default: all that are installed."),
+        typer.Option(
+            "--recognizer",
+            help="Repeatable; default: all that are installed.",
+            autocompletion=completing(lambda: RECOGNIZER_NAMES),
+        ),
     ] = None,
     groups: Annotated[bool, typer.Option("--groups", help="Show the figures by group.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -37,17 +42,19 @@ def score(
     deid score ./celeba-deid
     deid score ./made-by-another-tool --against ./originals
     """
-    from deidcli.evaluate import score as scoring
-    from deidcli.faces.recognizers import RECOGNIZERS
     from deidcli.processes import check_device, default_workers, resolve_device
 
     for name in recognizer or []:
-        if name not in RECOGNIZERS:
-            raise UsageError(f"no recognizer is called {name}", f"one of: {', '.join(RECOGNIZERS)}")
+        if name not in RECOGNIZER_NAMES:
+            known = ", ".join(RECOGNIZER_NAMES)
+            raise UsageError(f"no recognizer is called {name}", f"one of: {known}")
     check_device(device)
-    on = resolve_device(device)
     try:
         with Terminal(quiet) as reporter:
+            reporter.loading("loading the recognizers")
+            from deidcli.evaluate import score as scoring
+
+            on = resolve_device(device)
             report = scoring.score(
                 published, against, recognizer, on, workers or default_workers(), reporter.progress
             )
@@ -56,7 +63,8 @@ def score(
     if json:
         typer.echo(jsonlib.dumps(report))
     elif not quiet:
-        typer.echo(scoring.table(report, groups))
+        for line in scoring.table(report, groups).splitlines():
+            say(line, scoring.TEXT_COLUMN)
 
 
 def verify(

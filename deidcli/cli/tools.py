@@ -21,24 +21,24 @@ def methods(
     json: Json = False,
 ) -> None:
     """List the methods, or the settings of one."""
-    from deidcli.methods import METHODS, describe_settings, method_class
+    from deidcli.methods import METHODS, describe_settings, method_facts
 
     if name is None:
-        lines = {key: _first_line(method_class(key).__doc__) for key in METHODS}
+        lines = {key: _first_line(method_facts(key).__doc__) for key in METHODS}
         if json:
             typer.echo(jsonlib.dumps(lines))
         else:
             table(list(lines.items()))
         return
-    method_class(name)
+    method_facts(name)
     rows = describe_settings(name)
     if json:
         keys = ("name", "type", "default", "help")
         typer.echo(jsonlib.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
         return
-    say(_first_line(method_class(name).__doc__))
+    say(_first_line(method_facts(name).__doc__))
     for key, kind, default, text in rows:
-        say(f"  --set {key}={default:<8} {kind}", 6)
+        say(f"  --set {key}={default}  ({kind})", 6)
         say(f"      {text}", 6)
 
 
@@ -54,11 +54,13 @@ def weights_list(json: Json = False) -> None:
     if json:
         typer.echo(jsonlib.dumps(rows))
         return
-    lines = []
+    width = max(len(str(row["name"])) for row in rows)
     for row in rows:
-        where = "installed" if row["installed"] else str(row["install"])
-        lines.append((str(row["name"]), str(row["sha256"])[:12], f"{where}; {row['license']}"))
-    table(lines)
+        state = "installed" if row["installed"] else "missing"
+        lead = f"{row['name']:<{width}}  {str(row['sha256'])[:12]}  {state}; "
+        say(f"{lead}{row['license']}", width + 16)
+        if not row["installed"]:
+            say(f"    {row['install']}", 6)
 
 
 def weights_verify(json: Json = False) -> None:
@@ -88,9 +90,16 @@ TRAINABLE = {
 
 
 def train(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help=", ".join(TRAINABLE) + ".")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help=", ".join(TRAINABLE) + ".",
+            autocompletion=completing(lambda: TRAINABLE),
+        ),
+    ],
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Folders of pictures, or parquet.")
+        list[Path], typer.Argument(metavar="DATA", help="Folders of pictures, or parquet.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Checkpoints and weights; runs/WHAT.")
@@ -104,6 +113,14 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            help="Keep the faces cut out of DATA here, as they are, for the next training; "
+            "default: in --out, until this one is done.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train weights. The same command again goes on after a kill.
@@ -113,9 +130,9 @@ def train(
 
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
-    deid train dae celeba/train --set target=supervised --set attributes=Male,Smiling
+    deid train dae celeba/train --set target=supervised --set attributes=Male
     deid train a3gan celeba/train --set pool=portraits
-    DEID_WEIGHTS=runs/dae deid anonymize faces --method dae --set target=supervised
+    DEID_WEIGHTS=runs/dae deid anonymize faces -m dae --set target=supervised
     """
     from importlib import import_module
 
@@ -134,7 +151,7 @@ def train(
     chosen = parse_fields(what, recipe.Settings, given)
     folder = out or Path("runs") / what
     try:
-        made = recipe.train(data, folder, chosen, validation=validation or ())
+        made = recipe.train(data, folder, chosen, cache=cache, validation=validation or ())
     except KeyboardInterrupt:
         raise Stopped("the same command again goes on from here") from None
     for path in made if isinstance(made, list) else [made]:

@@ -235,8 +235,8 @@ def _rows(path: Path) -> Iterator[tuple[int, pa.RecordBatch, parquet.Layout]]:
 class RestoredFiles:
     """The restored pictures below a folder, in the tree and under the names of OUT.
 
-    A picture whose format had to change has `.png` added to its name. metadata.parquet lists what
-    was written, with how it came back.
+    A picture whose format had to change has `.png` in place of its extension, after a `_` where
+    another picture has that name. metadata.parquet lists what was written, with how it came back.
     """
 
     out: Path
@@ -281,9 +281,11 @@ class RestoredFiles:
         name = result.picture.name
         if not _changes_name(name, result.format):
             return name
-        name += ".png"
-        while name in self._taken:
-            name = name[: -len(".png")] + "_.png"
+        stem = os.path.splitext(name)[0]
+        name = stem + ".png"
+        while name in self._taken:  # another picture's
+            stem += "_"
+            name = stem + ".png"
         self._taken.add(name)
         return name
 
@@ -340,7 +342,7 @@ class _ParquetFile:
         value = row.column(self._image)[0].as_py()
         name = value.get("path") if isinstance(value, dict) else None
         if name is not None and _changes_name(name, result.format):
-            name += EXTENSION_OF["PNG"]
+            name = os.path.splitext(name)[0] + EXTENSION_OF["PNG"]
         self._waiting.append((row, result.data, name))
         if len(self._waiting) >= ROWS_A_WRITE:
             self._flush()

@@ -176,27 +176,37 @@ def write_report(
 def table(report: dict[str, Any], groups: bool = False) -> str:
     """The report as text, percent where a share."""
     rows = [Row(**row) for row in report["rows"]]
-    head = (
-        f"{'metric':<32}{'by':<15}{'value':>9}  {'95 % interval':<17}{'originals':>10}{'chance':>9}"
-    )
-    lines = [head]
+    lines = [_line("metric", "by", "value", "95 % interval", "originals", "chance")]
     for row in rows:
         if row.group and not groups:
             continue
         label = f"{row.metric} [{row.group}]" if row.group else row.metric
+        if len(label) > LABEL_COLUMNS:
+            lines.append(label)
+            label = ""
         if row.value is None:
-            lines.append(f"{label:<32}{row.recognizer:<15}{'-':>9}  {row.definition}")
+            lines.append(f"{_line(label, row.recognizer, '-')}  {row.definition}")
             continue
         interval = "" if row.low is None else f"{_shown(row, row.low)} - {_shown(row, row.high)}"
-        lines.append(
-            f"{label:<32}{row.recognizer:<15}{_shown(row, row.value):>9}  {interval:<17}"
-            f"{_shown(row, row.original):>10}{_shown(row, row.chance):>9}"
-        )
+        shown = [_shown(row, value) for value in (row.value, row.original, row.chance)]
+        lines.append(_line(label, row.recognizer, shown[0], interval, *shown[1:]))
     lines.append(f"{report['faces']} faces; {report['withheld']} pictures withheld")
     worst = worst_group(rows)
     if worst:
         lines.append(f"worst group: {worst}")
     return "\n".join(lines)
+
+
+LABEL_COLUMNS, TEXT_COLUMN = 22, 45
+"""Width of the first column; where the text of a row without a figure begins."""
+
+
+def _line(
+    label: str, by: str, value: str, interval: str = "", original: str = "", chance: str = ""
+) -> str:
+    """A row of the table, at most 79 columns wide."""
+    lead = f"{label:<{LABEL_COLUMNS}} {by:<13}{value:>7}"
+    return f"{lead}  {interval:<16}{original:>10}{chance:>8}".rstrip()
 
 
 _PLAIN = ("ANON", "ANON median", "ID-distance", "PSNR", "BRISQUE", "FID", "SSIM", "LPIPS",

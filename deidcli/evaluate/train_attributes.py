@@ -35,8 +35,8 @@ from deidcli.training import (
     seed_step,
     update_average,
 )
-from deidcli.training_chips import Chips, augment, load_all, resized
-from deidcli.weights import MOBILEFACENET, download_folder, pip_file
+from deidcli.training_chips import Chips, augment, load_all, resized, with_own_faces
+from deidcli.weights import MOBILEFACENET, pip_file
 
 CHECKPOINT = "checkpoint.pt"
 LOWER = ("conv1", "conv2_dw", "conv_23", "conv_3", "conv_34")
@@ -79,6 +79,7 @@ class Settings:
     """Where the network trains, as torch names it; augmentation stays on the CPU."""
 
 
+@with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
@@ -94,14 +95,14 @@ def train(
     Args:
         data, validation: parquet files or folders with CelebA's columns; validation is only
             scored, after every epoch, with the averaged weights.
-        cache: folder for the cut chips; default: `chips` in the user's cache folder.
+        cache: folder for the cut chips; default: `faces` in `out`, removed at the end.
         stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
         The weights' path; None when stopped early.
     """
     torch.set_num_threads(settings.threads)
-    cache = cache or download_folder() / "chips"
+    assert cache is not None, "with_own_faces names it"
     chips = _found_chips(data, settings, cache)
     held_out = _found_chips(validation, settings, cache) if validation else None
     if held_out:

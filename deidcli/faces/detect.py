@@ -31,6 +31,7 @@ from deidcli.faces.landmarks import (
     find_landmarks,
     landmarks_from_box,
 )
+from deidcli.processes import resolve_device
 
 CNN_WORKING_MEGAPIXELS = 3.0
 """The largest picture that dlib's network works on; its memory grows by about 0.1 GB a
@@ -171,7 +172,7 @@ class Detector:
         from deidcli.faces.dlib_nets import detect_cnn, load_detector  # imports torch
 
         if self._network is None:
-            self._network = load_detector(self._device)
+            self._network = load_detector(resolve_device(self._device))
         height, width = frame.shape[:2]
         scale = min(UPSAMPLE, working_scale(height, width, CNN_WORKING_MEGAPIXELS))
         found = detect_cnn(self._network, frame, scale=scale)

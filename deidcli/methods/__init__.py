@@ -11,6 +11,7 @@ import importlib
 import inspect
 import math
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin, get_type_hints
@@ -37,6 +38,15 @@ METHODS: dict[str, str] = {
     "sdn": "deidcli.methods.sdn:SecureDualNetwork",
 }
 """Name on the command line -> `module:Class`. Loaded only when asked for."""
+
+FACTS: dict[str, str] = {
+    "dae": "deidcli.methods.dae_settings:Facts",
+    "eae": "deidcli.methods.eae_settings:Facts",
+    "a3gan": "deidcli.methods.a3gan_settings:Facts",
+    "sdn": "deidcli.methods.sdn_settings:Facts",
+}
+"""Where a method's file imports torch: the base of its class that holds its settings and all that
+is asked of it before a picture is opened. So that a mistake is refused without loading torch."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,25 @@ class Method(Protocol):
         """(N, 3, S, S) float32 RGB in [0, 1] -> the same, de-identified."""
 
 
+Pixels = NDArray[np.float32]
+"""(N, S, S, 3) RGB in [0, 1]: chips outside of torch."""
+
+
+class OnPixels(ABC):
+    """The base of a method that needs no network: a run calls `on_pixels` and loads no torch."""
+
+    @abstractmethod
+    def on_pixels(self, chips: Pixels, context: Context) -> Pixels:
+        """The chips, de-identified."""
+
+    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+        """The same for tensors, as every method has it."""
+        import torch
+
+        out = self.on_pixels(chips.permute(0, 2, 3, 1).cpu().numpy(), context)
+        return torch.from_numpy(np.ascontiguousarray(out.transpose(0, 3, 1, 2))).to(chips.device)
+
+
 def method_class(name: str) -> Any:
     """The class behind a method's name.
 
@@ -103,13 +132,29 @@ def method_class(name: str) -> Any:
     """
     if name not in METHODS:
         raise UsageError(f"there is no method {name!r}", f"one of: {', '.join(METHODS)}")
-    module, _, attribute = METHODS[name].partition(":")
+    return _loaded(METHODS[name])
+
+
+def _loaded(place: str) -> Any:
+    module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def method_facts(name: str) -> Any:
+    """The class behind a method's name, or the part of it that needs no torch.
+
+    Raises:
+        UsageError: no such method.
+    """
+    if name not in FACTS:
+        return method_class(name)
+    return _loaded(FACTS[name])
 
 
 def settings_class(name: str) -> type[Any]:
     """The frozen dataclass of a method's settings."""
-    hints = get_type_hints(method_class(name).__init__)
+    facts = method_facts(name)
+    hints = get_type_hints(facts if name in FACTS else facts.__init__)
     found: type[Any] = hints["settings"]
     return found
 
@@ -127,12 +172,12 @@ def load_method(name: str, given: Mapping[str, str], device: str) -> Method:
 
 def needs_prepare(name: str) -> bool:
     """Whether a method looks at the whole set before it starts."""
-    return bool(getattr(method_class(name), "whole_set", False))
+    return bool(getattr(method_facts(name), "whole_set", False))
 
 
 def needs_password(name: str) -> bool:
     """Whether a method's faces depend on a password, and come back with it."""
-    return bool(getattr(method_class(name), "needs_password", False))
+    return bool(getattr(method_facts(name), "needs_password", False))
 
 
 def keeps_attributes(name: str) -> bool:
@@ -150,7 +195,7 @@ def kept_attributes(name: str, settings: Mapping[str, Any]) -> tuple[str, ...] |
     """
     if not keeps_attributes(name):
         return None
-    said = getattr(method_class(name), "kept", None)
+    said = getattr(method_facts(name), "kept", None)
     if said is None:
         return parse_attributes(settings["attrs"])
     names: tuple[str, ...] = said(settings_class(name)(**settings))
@@ -166,7 +211,7 @@ def method_weights(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         UsageError: there are no weights for these settings.
     """
-    said = getattr(method_class(name), "weights", None)
+    said = getattr(method_facts(name), "weights", None)
     if said is None:
         return ()
     names: tuple[str, ...] = said(settings_class(name)(**settings))
@@ -175,7 +220,7 @@ def method_weights(name: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def method_warning(name: str, settings: Mapping[str, Any]) -> str | None:
     """What must be known of these settings before publishing: the classmethod `warning` says."""
-    said = getattr(method_class(name), "warning", None)
+    said = getattr(method_facts(name), "warning", None)
     if said is None:
         return None
     text: str | None = said(settings_class(name)(**settings))
@@ -189,7 +234,7 @@ def source_type(name: str, settings: Mapping[str, Any]) -> SourceType:
     Args:
         settings: all of them, as RunSettings has them.
     """
-    said: SourceType | None = getattr(method_class(name), "source_type", None)
+    said: SourceType | None = getattr(method_facts(name), "source_type", None)
     if said is not None:
         return said
     trained = bool(method_weights(name, settings)) if settings else False

@@ -26,39 +26,25 @@ docs/methods/a3gan.md):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deidcli.data.attributes import parse_attributes
-from deidcli.errors import UsageError
 from deidcli.faces.align import Mask
 from deidcli.faces.recognizers import Recognizer
 from deidcli.methods import Chip, Context, PlanFace, dae
 from deidcli.methods.a3gan_album import Album
-from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
 from deidcli.methods.a3gan_latents import Description, Pool, describe, normal_latents, tempered
 from deidcli.methods.a3gan_nets import SIZES, Discriminator, Generator, Variant
+from deidcli.methods.a3gan_settings import ATTRIBUTES, Facts, Settings, changing, weights_name
 from deidcli.methods.dae_nets import PADDING
-from deidcli.weights import own_cards, own_weights
+from deidcli.weights import own_weights
 
 MICRO_BATCH = 16
 """Faces that go through the networks at once, always as many: sums round by a batch's size."""
-CHANGE: dict[str, tuple[str, ...]] = {
-    "0": (),
-    "1": ("Male",),
-    "3": ("Male", "Mustache", "Pale_Skin"),
-    "5": ("Blond_Hair", "Male", "Mustache", "Pale_Skin", "Young"),
-    "10": ATTRIBUTES,
-}
-"""The paper's A3GAN-0 to -10 (appendix D): what may change."""
-
-SizeName = Literal["compact", "paper", "tiny"]
-VariantName = Literal["full", "stu", "no-scu", "no-mask", "no-adain"]
 VARIANTS: dict[str, Variant] = {
     "full": Variant(),
     "stu": Variant(skip="stu"),
@@ -69,74 +55,19 @@ VARIANTS: dict[str, Variant] = {
 """The model, and the ablations of table 1."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a3gan."""
-
-    change: str = ""
-    """Which of the ten attributes may change: a preset (0, 1, 3, 5, 10) or CelebA's names,
-    separated by commas; empty: none, or with --attrs all that it does not name."""
-    attrs: str = ""
-    """The attributes that are kept, of the ten, Smiling and Eyeglasses; --attrs sets it."""
-    latent: Literal["drawn", "normal"] = "drawn"
-    """drawn: the latent of a computer-made face with what is to be kept, by the face's own seed.
-    normal: from N(0, I), as in the paper, tempered."""
-    size: SizeName = "compact"
-    """compact: what a CPU trains, shipped. paper: tables 2 to 4, to be trained."""
-    variant: VariantName = "full"
-    """full, or an ablation of table 1: stu, no-scu, no-mask, no-adain; to be trained."""
-
-    def __post_init__(self) -> None:
-        try:
-            self.mask()
-        except UsageError as error:
-            raise ValueError(error.message) from None
-
-    def mask(self) -> Tensor:
-        """(10,) m: 1 where the attribute may change.
-
-        Raises:
-            UsageError: a name that is not known, or one that is to be kept and to change.
-        """
-        kept = parse_attributes(self.attrs)
-        if strange := [name for name in kept if name not in (*ATTRIBUTES, *ALSO)]:
-            raise UsageError(
-                f"a3gan cannot keep {', '.join(strange)}: not one of {', '.join(ATTRIBUTES + ALSO)}"
-            )
-        if self.attrs and not self.change:
-            return _mask(tuple(name for name in ATTRIBUTES if name not in kept))
-        mask = mask_of(self.change or "0")
-        both = [name for name, free in zip(ATTRIBUTES, mask, strict=True) if free and name in kept]
-        if both:
-            raise UsageError(f"{', '.join(both)}: to be kept by --attrs and to change by change=")
-        return mask
-
-
 def mask_of(change: str) -> Tensor:
-    """(10,) float32 from a preset or names.
-
-    Raises:
-        UsageError: neither.
-    """
-    if change in CHANGE:
-        return _mask(CHANGE[change])
-    names = [part.strip() for part in change.split(",") if part.strip()]
-    if strange := [name for name in names if name not in ATTRIBUTES]:
-        raise UsageError(
-            f"change={change}: {', '.join(strange)} is neither a preset ({', '.join(CHANGE)}) nor "
-            f"one of {', '.join(ATTRIBUTES)}"
-        )
-    return _mask(tuple(names))
+    """(10,) float32 from a preset or names; see `changing`."""
+    return as_mask(changing(change))
 
 
-def _mask(names: tuple[str, ...]) -> Tensor:
+def as_mask(names: Sequence[str]) -> Tensor:
+    """(10,) float32: 1 where an attribute is one of the names."""
     return torch.tensor([float(name in names) for name in ATTRIBUTES])
 
 
 def card_name(size: str, variant: Variant) -> str:
     """`a3gan-compact`, or `a3gan-compact-stu` for an ablation."""
-    names = [name for name, known in VARIANTS.items() if known == variant and name != "full"]
-    return "-".join(["a3gan", size, *names])
+    return weights_name(size, *(name for name, known in VARIANTS.items() if known == variant))
 
 
 def edge(side: int) -> Tensor:
@@ -159,37 +90,8 @@ def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
     return functional.grid_sample(chips, grid, align_corners=False)
 
 
-class A3gan:
+class A3gan(Facts):
     """A photo-like face of somebody else; a mask says which attributes may change."""
-
-    whole_chips = True
-    """Published crops are the chip as it is, without the mask's soft edge."""
-
-    @classmethod
-    def kept(cls, settings: Settings) -> tuple[str, ...]:
-        """The attributes whose labels still hold: the ten without those that may change, and what
-        --attrs names beside them."""
-        fixed = zip(ATTRIBUTES, settings.mask().tolist(), strict=True)
-        names = [name for name, free in fixed if not free]
-        return (*names, *(n for n in parse_attributes(settings.attrs) if n not in names))
-
-    @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The name of the weight file that these settings load.
-
-        Raises:
-            UsageError: there is none.
-        """
-        name = card_name(settings.size, VARIANTS[settings.variant])
-        cards = own_cards()
-        if name not in cards:
-            there = ", ".join(card for card in cards if card.startswith("a3gan-"))
-            raise UsageError(
-                f"there are no weights {name}",
-                f"there are: {there or 'none'}; train them with `deid train a3gan` and set "
-                "DEID_WEIGHTS to its folder",
-            )
-        return (name,)
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.settings = settings
@@ -205,7 +107,7 @@ class A3gan:
         pool = {key: tensors[f"pool.{key}"].float().to(device) for key in POOL}
         self.pool = Pool(pool.pop("codes"), Description(**pool))
         self.album = Album(tensors["album.files"], tensors["album.ends"])
-        self.change = settings.mask().to(device)
+        self.change = as_mask(settings.changing()).to(device)
 
     def prepare(self, faces: Iterable[PlanFace]) -> None:
         """Nothing: each face is a matter of its own."""

@@ -13,13 +13,6 @@ from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.methods.dae import CELL
 from deidcli.methods.dae_nets import LUMA, SIDE
 
-ATTRIBUTES = (
-    *("Bangs", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Male"),
-    *("Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "Pale_Skin", "Young"),
-)
-"""The ten of the mask, in its order (appendix D); CelebA's names."""
-ALSO = ("Smiling", "Eyeglasses")
-"""What a latent is chosen by beside the ten: they would show as another expression or face."""
 LATENT = 512
 """Numbers of f_z (table 4)."""
 WARP = 4

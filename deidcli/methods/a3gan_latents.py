@@ -20,16 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
-from deidcli.methods.a3gan_canvas import (
-    ALSO,
-    ATTRIBUTES,
-    COMPONENTS,
-    LATENT,
-    at_64,
-    color_of,
-    rim_cells,
-)
+from deidcli.methods.a3gan_canvas import COMPONENTS, LATENT, at_64, color_of, rim_cells
 from deidcli.methods.a3gan_nets import Discriminator
+from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES
 from deidcli.methods.dae_nets import LUMA
 
 WEIGHTS = (3.0, 2.2, 2.5, 2.5, 5.0, 6.0, 2.5, 4.0, 1.5, 3.0, 4.0, 3.0)

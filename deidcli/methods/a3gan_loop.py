@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
 from deidcli.faces import align, recognizers
-from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES
 from deidcli.methods.a3gan_nets import SIZES, Inject, Skip, Variant
+from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES
 from deidcli.methods.dae_nets import PADDING
 from deidcli.training import cosine, log
 from deidcli.training_chips import Chips, load_all, load_landmarks, require_labels

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.methods import dae
-from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES, LATENT, Canvas, laid
+from deidcli.methods.a3gan_canvas import LATENT, Canvas, laid
+from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES
 
 SLOPE = 0.2
 """Of Leaky ReLU on the negative side; the paper gives none, STGAN's is 0.2."""

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.methods import a3gan_losses as losses
-from deidcli.methods.a3gan_canvas import ALSO
 from deidcli.methods.a3gan_loop import (
     NAMES,
     READER,
@@ -20,6 +19,7 @@ from deidcli.methods.a3gan_loop import (
     warm,
 )
 from deidcli.methods.a3gan_nets import SIZES, Discriminator
+from deidcli.methods.a3gan_settings import ALSO
 from deidcli.training import take_steps
 
 

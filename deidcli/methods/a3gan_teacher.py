@@ -12,16 +12,9 @@ from torch.nn import functional
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
-from deidcli.methods.a3gan import CHANGE, mask_of
+from deidcli.methods.a3gan import mask_of
 from deidcli.methods.a3gan_album import Album
-from deidcli.methods.a3gan_canvas import (
-    ATTRIBUTES,
-    COMPONENTS,
-    LATENT,
-    Canvas,
-    laid,
-    pack,
-)
+from deidcli.methods.a3gan_canvas import COMPONENTS, LATENT, Canvas, laid, pack
 from deidcli.methods.a3gan_latents import Description, Pool, describe
 from deidcli.methods.a3gan_loop import (
     MATERIAL,
@@ -33,6 +26,7 @@ from deidcli.methods.a3gan_loop import (
     in_blocks,
 )
 from deidcli.methods.a3gan_nets import SIZES, Discriminator, Generator
+from deidcli.methods.a3gan_settings import ATTRIBUTES, CHANGE
 from deidcli.methods.dae import rim_to_face
 from deidcli.training import load_checkpoint, log, save_checkpoint
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from deidcli.faces import recognizers
 from deidcli.methods import a3gan_losses as losses
 from deidcli.methods.a3gan import card_name, edge, mask_of, recognizer_view
-from deidcli.methods.a3gan_canvas import ATTRIBUTES, LATENT
+from deidcli.methods.a3gan_canvas import LATENT
 from deidcli.methods.a3gan_latents import describe, tempered
 from deidcli.methods.a3gan_loop import (
     GAN,
@@ -44,6 +44,7 @@ from deidcli.methods.a3gan_loop import (
 )
 from deidcli.methods.a3gan_nets import SIZES, Discriminator, Generator
 from deidcli.methods.a3gan_reader import train_reader
+from deidcli.methods.a3gan_settings import ATTRIBUTES
 from deidcli.methods.a3gan_teacher import (
     Lesson,
     Material,
@@ -54,12 +55,14 @@ from deidcli.methods.a3gan_teacher import (
 )
 from deidcli.methods.dae_nets import PADDING
 from deidcli.training import StoppedError, log, take_steps, update_average
-from deidcli.weights import download_folder, write_own_weights
+from deidcli.training_chips import with_own_faces
+from deidcli.weights import write_own_weights
 
 SHEET = 12
 """Faces on the sample sheet."""
 
 
+@with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
@@ -73,7 +76,7 @@ def train(
     Args:
         data, validation: as `deid anonymize` takes them, with CelebA's attributes. The validation
             set is read by the reader and shown on the sample sheet.
-        cache: folder for the cut chips; default: `chips` in the user's cache folder.
+        cache: folder for the cut chips; default: `faces` in `out`, removed at the end.
         stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
@@ -82,7 +85,8 @@ def train(
     torch.set_num_threads(settings.threads)
     run = Run(settings, out, stop_after)
     try:
-        return _train(data, validation, run, cache or download_folder() / "chips")
+        assert cache is not None, "with_own_faces names it"
+        return _train(data, validation, run, cache)
     except StoppedError:
         return None
 

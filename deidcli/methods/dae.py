@@ -21,15 +21,13 @@ What departs from the paper, and why (figures: docs/methods/dae.md):
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deidcli.errors import UsageError
 from deidcli.faces.align import Mask
 from deidcli.methods import Chip, Context, PlanFace
 from deidcli.methods.dae_nets import (
@@ -42,10 +40,9 @@ from deidcli.methods.dae_nets import (
     Smoother,
     pack,
 )
+from deidcli.methods.dae_settings import Facts, Settings
 from deidcli.methods.dae_strangers import Matcher, Pool, features
-from deidcli.weights import Card, own_cards, own_weights
-
-Target = Literal["strangers", "supervised", "clusters", "neighbors", "cells", "none"]
+from deidcli.weights import Card, own_weights
 
 MICRO_BATCH = 32
 """Faces that go through the networks at once, always as many: sums round by a batch's size."""
@@ -62,49 +59,8 @@ REACH = 10.0
 """How far into the face the rim's tone reaches, px."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of dae."""
-
-    target: Target = "strangers"
-    """What the encoder was fine-tuned to produce: the mean of same-attribute neighbors, of which a
-    computer-made stranger takes over pose and light (strangers), that mean itself (supervised),
-    the center of the face's cluster (clusters), of the n nearest faces the one closest to the
-    mean (neighbors), each grid cell's n-th nearest (cells); none: the plain autoencoder. Of
-    these, only strangers was measured to protect."""
-    deblur: bool = True
-    """Sharpen what the decoder gives."""
-    smooth: bool = True
-    """Take out what faces do not have."""
-    blend: bool = True
-    """Match the picture's tone at the chip's rim."""
-    snap: bool = True
-    """Clusters: take the nearest center itself, not what the encoder made of the face, so that
-    whoever holds the weights learns no more of a face than which of K it is."""
-
-    def __post_init__(self) -> None:
-        if self.target not in Target.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"no target is called {self.target}")
-
-
-class DeepAutoencoder:
+class DeepAutoencoder(Facts):
     """Encoder, decoder, deblurrer, smoother."""
-
-    whole_chips = True
-    """Published crops are the chip as it is, without the mask's soft edge."""
-
-    @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The names of the weight files that these settings load."""
-        card = _card_of(settings.target)
-        return (f"dae-{card.input['network']}", card.name)
-
-    @classmethod
-    def warning(cls, settings: Settings) -> str | None:
-        """All targets but strangers and snapped clusters leave the person to recognizers."""
-        if settings.target == "strangers" or (settings.target == "clusters" and settings.snap):
-            return None
-        return f"dae with target={settings.target} does NOT protect: see docs/methods/dae.md"
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.settings = settings
@@ -194,22 +150,6 @@ class _Strangers:
     def codes(self, kept: Tensor, rows: Tensor) -> Tensor:
         """See `Pool.codes_of`."""
         return self.pool.codes_of(kept, rows)
-
-
-def _card_of(target: str) -> Card:
-    cards = own_cards()
-    if f"dae-{target}" in cards:
-        return cards[f"dae-{target}"]
-    there = sorted(
-        name.removeprefix("dae-")
-        for name in cards
-        if name.startswith("dae-") and name not in ("dae-fc", "dae-conv")
-    )
-    raise UsageError(
-        f"there are no weights of dae for target={target}",
-        f"there are: {', '.join(there) or 'none'}; train them with "
-        f"`deid train dae DATA --set target={target}` and set DEID_WEIGHTS to its folder",
-    )
 
 
 def _network(card: Card) -> Autoencoder:

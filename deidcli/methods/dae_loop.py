@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.data.attributes import parse_attributes
-from deidcli.methods.dae import Target
 from deidcli.methods.dae_nets import (
     PADDING,
     SIDE,
 )
+from deidcli.methods.dae_settings import Target
 from deidcli.training import (
     StoppedError,
     cosine,

@@ -51,10 +51,11 @@ from deidcli.methods.dae_nets import (
     principal_components,
 )
 from deidcli.training import StoppedError, log
-from deidcli.training_chips import Chips, load_landmarks, require_labels
-from deidcli.weights import download_folder, write_own_weights
+from deidcli.training_chips import Chips, load_landmarks, require_labels, with_own_faces
+from deidcli.weights import write_own_weights
 
 
+@with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
@@ -68,14 +69,14 @@ def train(
     Args:
         data, validation: as `deid anonymize` takes them; supervised targets need labels. The
             validation set is only reconstructed, after every epoch.
-        cache: folder for the cut chips; default: `chips` in the user's cache folder.
+        cache: folder for the cut chips; default: `faces` in `out`, removed at the end.
         stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
         The files written; None when stopped early.
     """
     torch.set_num_threads(settings.threads)
-    cache = cache or download_folder() / "chips"
+    assert cache is not None, "with_own_faces names it"
     run = Run(settings, out, stop_after)
     try:
         return _train(data, validation, run, cache)

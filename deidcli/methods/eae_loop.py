@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from deidcli.data.attributes import CELEBA_ATTRIBUTES, parse_attributes
 from deidcli.errors import DeidError
-from deidcli.methods import eae
+from deidcli.methods import eae, eae_settings
 from deidcli.training import (
     cosine,
     epoch_order,
@@ -39,7 +39,7 @@ class Settings:
 
     attrs: str = "GSBE"
     """The attributes that the published picture keeps: letters of G S B E Y or CelebA's names."""
-    size: eae.SizeName = "compact"
+    size: eae_settings.SizeName = "compact"
     """compact: 112 px, on a CPU. paper: 224 px and the paper's widths."""
     part: Part = "all"
     """all: fsn, external, internal (and pen where it is arcface); or one part."""
@@ -149,7 +149,9 @@ class Run:
     ) -> None:
         self.out, self.settings, self.stop_after = out, settings, stop_after
         self.size = eae.SIZES[settings.size]
-        self.attributes = eae.names_of(eae.letters_of(parse_attributes(settings.attrs)))
+        self.attributes = eae_settings.names_of(
+            eae_settings.letters_of(parse_attributes(settings.attrs))
+        )
         self.fsn_attributes = parse_attributes(settings.fsn_attrs)
         missing = [name for name in self.attributes if name not in self.fsn_attributes]
         if missing:
@@ -189,9 +191,9 @@ class Run:
 
     def path(self, part: str) -> Path:
         """The weight file of a part."""
-        letters = eae.letters_of(self.attributes)
+        letters = eae_settings.letters_of(self.attributes)
         named = {"internal": letters, "sprn": f"sprn-{letters}"}.get(part, part)
-        return self.out / f"{eae.card_name(self.settings.size, named)}.safetensors"
+        return self.out / f"{eae_settings.card_name(self.settings.size, named)}.safetensors"
 
     def fixed(self, part: str) -> dict[str, Any]:
         """The settings that bear on a part's weights."""

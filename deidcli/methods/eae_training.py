@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.faces import recognizers
-from deidcli.methods import eae
+from deidcli.methods import eae, eae_settings
 from deidcli.methods.eae_loop import (
     Run,
     Settings,
@@ -42,11 +42,12 @@ from deidcli.methods.eae_pen import (
     likeness_loss,
     recognizer_view,
 )
-from deidcli.weights import download_folder
+from deidcli.training_chips import with_own_faces
 
 __all__ = ["Settings", "train"]
 
 
+@with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
@@ -61,14 +62,15 @@ def train(
 
     Args:
         data, validation: folders or parquet files with labels; validation is only scored.
-        cache: folder of the cut chips; default: `chips` in the user's cache folder.
+        cache: folder of the cut chips; default: `faces` in `out`, removed at the end.
         stop_after: leave after this many steps of a part, as a kill would (for tests).
 
     Returns:
         The weights' paths; None when stopped early.
     """
     torch.set_num_threads(settings.threads)
-    run = Run(data, out, settings, cache or download_folder() / "chips", validation, stop_after)
+    assert cache is not None, "with_own_faces names it"
+    run = Run(data, out, settings, cache, validation, stop_after)
     if "internal" in _parts(settings) and settings.pen != "arcface":
         recognizers.load(settings.pen)  # the last part needs it: say so before the first
     done = []
@@ -277,7 +279,7 @@ def _warm_start(run: Run, model: eae.InternalAutoencoder, path: Path) -> None:
     """The encoder of other weights, and of its code the units of the asked attributes."""
     from safetensors.torch import load_file
 
-    names = eae.names_of(metadata(path)["settings"]["attrs"])
+    names = eae_settings.names_of(metadata(path)["settings"]["attrs"])
     chosen = [names.index(name) for name in run.attributes]
     tensors = {name: value.float() for name, value in load_file(path).items()}
     own = model.state_dict()

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from deidcli.faces.landmarks import DLIB_BOX
 from deidcli.faces.regions import HEAD_PADDING, Region, region_mask
-from deidcli.methods import Chip, Context, Plan, PlanFace
+from deidcli.methods import Chip, Context, OnPixels, Pixels, Plan, PlanFace
 
 SIZE = 128
 """Side of the chips that the filters work on. What they leave is far coarser."""
@@ -26,7 +24,7 @@ FINE_SIZE = 512
 """Side where a strength is given in frame pixels, so that a chip pixel is finer than those."""
 
 
-class _Filter:
+class _Filter(OnPixels):
     """What the three share: a chip that holds the head, and the mask of the region."""
 
     def __init__(self, region: Region, size: int) -> None:
@@ -56,8 +54,8 @@ class Blackout(_Filter):
         self.blank = settings.region == "head"
         """The gate's fallback would be the same picture."""
 
-    def __call__(self, chips: Tensor, context: Context) -> Tensor:
-        return torch.zeros_like(chips)
+    def on_pixels(self, chips: Pixels, context: Context) -> Pixels:
+        return np.zeros_like(chips)
 
 
 @dataclass(frozen=True)
@@ -85,18 +83,29 @@ class Pixelate(_Filter):
         super().__init__(settings.region, FINE_SIZE if settings.block_px else SIZE)
         self.settings = settings
 
-    def __call__(self, chips: Tensor, context: Context) -> Tensor:
-        side = chips.shape[-1]
+    def on_pixels(self, chips: Pixels, context: Context) -> Pixels:
+        side = chips.shape[1]
         block = np.full(len(chips), self.face_width / self.settings.blocks)
         if self.settings.block_px:
             block = self.settings.block_px * context.scales
         cells = np.clip(np.rint(side / block), 1, side).astype(int)
-        out = torch.empty_like(chips)
-        for count in np.unique(cells):  # one pass a mosaic size; by default there is one
-            rows = torch.from_numpy(np.flatnonzero(cells == count))
-            small = F.interpolate(chips[rows], size=(int(count), int(count)), mode="area")
-            out[rows] = F.interpolate(small, size=(side, side), mode="nearest")
-        return out
+        return np.stack([mosaic(chip, int(n)) for chip, n in zip(chips, cells, strict=True)])
+
+
+def mosaic(chip: Pixels, cells: int) -> Pixels:
+    """(S, S, 3) as `cells` by `cells` blocks, each of the mean of the pixels that it touches."""
+    side = len(chip)
+    first = np.arange(cells) * side // cells
+    last = -(-(np.arange(1, cells + 1) * side) // cells)
+    sums = np.zeros((side + 1, side + 1, 3))
+    sums[1:, 1:] = chip.cumsum(0, dtype=np.float64).cumsum(1)
+    whole = (
+        sums[last][:, last] - sums[first][:, last] - sums[last][:, first] + sums[first][:, first]
+    )
+    count = (last - first)[:, None] * (last - first)
+    small = np.asarray(whole / count[..., None], np.float32)
+    shown = np.arange(side) * cells // side
+    return small[shown][:, shown]
 
 
 @dataclass(frozen=True)
@@ -124,28 +133,19 @@ class Blur(_Filter):
         super().__init__(settings.region, FINE_SIZE if settings.kernel_px else SIZE)
         self.settings = settings
 
-    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+    def on_pixels(self, chips: Pixels, context: Context) -> Pixels:
         sigmas = np.full(len(chips), self.settings.sigma * self.face_width)
         if self.settings.kernel_px:
             # OpenCV's rule for the sigma of a kernel, getGaussianKernel
             frame_sigma = 0.3 * ((self.settings.kernel_px - 1) * 0.5 - 1) + 0.8
             sigmas = frame_sigma * context.scales
-        out = torch.empty_like(chips)
-        for sigma in np.unique(sigmas):
-            rows = torch.from_numpy(np.flatnonzero(sigmas == sigma))
-            out[rows] = gaussian_blur(chips[rows], float(sigma))
-        return out
+        return np.stack([blurred(chip, float(s)) for chip, s in zip(chips, sigmas, strict=True)])
 
 
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (N, C, H, W) images; beyond the edge the edge repeats."""
-    side = images.shape[-1]
-    radius = max(1, min(int(np.ceil(3 * sigma)), side - 1))
-    x = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    channels = images.shape[1]
-    padded = F.pad(images, (radius, radius, 0, 0), mode="replicate")
-    wide = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)
-    padded = F.pad(wide, (0, 0, radius, radius), mode="replicate")
-    return F.conv2d(padded, kernel.expand(channels, 1, 1, -1).mT, groups=channels)
+def blurred(chip: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur of (S, S, 3); beyond the edge the edge repeats."""
+    radius = max(1, min(int(np.ceil(3 * sigma)), len(chip) - 1))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    border = cv2.BORDER_REPLICATE
+    return np.asarray(cv2.sepFilter2D(chip, -1, kernel, kernel, borderType=border), np.float32)

@@ -21,14 +21,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deidcli.errors import DeidError
 from deidcli.faces.align import Image
 from deidcli.faces.regions import HEAD_PADDING, Region, region_mask
-from deidcli.methods import Chip, Context, Plan, PlanFace
+from deidcli.methods import Chip, Context, OnPixels, Pixels, Plan, PlanFace
 
 SIZE = 128
 FEATURE_SIDE = 32
@@ -49,7 +47,7 @@ class Settings:
             raise ValueError("k must lie between 2 and 10000")
 
 
-class KSame:
+class KSame(OnPixels):
     """Replace each face by the average of its group."""
 
     whole_set = True
@@ -87,7 +85,7 @@ class KSame:
             "people": np.bincount(group_of),
         }
 
-    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+    def on_pixels(self, chips: Pixels, context: Context) -> Pixels:
         plan = context.plan
         if plan is None:
             raise ValueError("k-same runs on a plan")
@@ -95,9 +93,8 @@ class KSame:
         rows = np.minimum(rows, len(plan["seeds"]) - 1)
         if not np.array_equal(plan["seeds"][rows], context.seeds):
             raise ValueError("a face that was not there when the groups were made")
-        averages = np.ascontiguousarray(plan["averages"][plan["groups"][rows]])
-        out = torch.from_numpy(averages).to(chips.device).permute(0, 3, 1, 2)
-        return out.to(chips.dtype) / 255
+        averages = np.asarray(plan["averages"][plan["groups"][rows]], np.float32)
+        return np.asarray(averages / np.float32(255))
 
 
 def _collect(
@@ -138,6 +135,8 @@ def group_nearest(features: NDArray[np.float32], k: int) -> NDArray[np.int64]:
         features: (N, D), N >= k.
         k: smallest group.
     """
+    import torch  # for its products of large matrices; nothing else here needs it
+
     count = len(features)
     data = torch.from_numpy(features)
     norms = (data * data).sum(1)

@@ -25,8 +25,7 @@ What departs, and why (figures: docs/methods/sdn.md):
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -51,8 +50,8 @@ from deidcli.methods.sdn_nets import (
     at_side,
     edge_mask,
 )
-from deidcli.methods.sdn_shift import canonical, parse_degrees, parse_wanted
-from deidcli.weights import own_cards, own_weights
+from deidcli.methods.sdn_settings import Facts, Settings, canonical, parse_degrees, parse_wanted
+from deidcli.weights import own_weights
 
 __all__ = ["PASSWORD_BITS", "SecureDualNetwork", "Settings"]
 
@@ -66,48 +65,8 @@ DEPTH = 0.02
 """The surrogate keeps so far from black and white that the pattern fits in."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of sdn."""
-
-    size: Literal["compact", "paper"] = "compact"
-    """compact: 64 px, trained on a CPU. paper: 128 px, near the paper's arithmetic."""
-    wanted: str = ""
-    """Attributes that the surrogate is to have or not, such as Male:1,Smiling:0; empty: pose,
-    sex, expression, glasses and age as they are. Restoring needs the same."""
-    shift: str = ""
-    """Attributes by which the surrogate is moved, in degrees from -2 to 2, such as Smiling:+2
-    (table 4). Restoring needs the same."""
-    strength: float = 2.0
-    """Root mean square of the pattern that hides the original, gray levels of 255."""
-
-    def __post_init__(self) -> None:
-        if not 0.5 <= self.strength <= 8:
-            raise ValueError("strength goes from 0.5 to 8")
-        try:
-            parse_wanted(self.wanted)
-            parse_degrees(self.shift)
-        except UsageError as error:
-            raise ValueError(error.message) from None
-
-
-class SecureDualNetwork:
+class SecureDualNetwork(Facts):
     """Another face for a password; `deid restore` gives the face again to who has it."""
-
-    needs_password = True
-    """Context.bits must be given: (N, 128) of 0 and 1."""
-
-    @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The names of the weight files that these settings load."""
-        name = f"sdn-{settings.size}"
-        if name not in own_cards():
-            raise UsageError(
-                f"there are no weights of sdn for size={settings.size}",
-                f"train them with `deid train sdn DATA --size {settings.size}` and set "
-                "DEID_WEIGHTS to its folder",
-            )
-        return (name,)
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.settings = settings

@@ -9,15 +9,13 @@ one standard deviation of all faces along the normal of the attribute's separati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES, parse_attributes
-from deidcli.errors import UsageError
+from deidcli.data.attributes import CELEBA_ATTRIBUTES
 
 COMPRESSED = 128
 """Components that the SVM sees."""
@@ -29,8 +27,6 @@ TELLING = 256
 """Components in which people are told apart."""
 TRAITS = 64
 """Directions by which they are."""
-MOST_DEGREES = 2.0
-"""Table 4."""
 
 
 @dataclass
@@ -111,54 +107,3 @@ def traits(codes: Tensor, persons: Tensor) -> tuple[Tensor, Tensor]:
     into[: len(within)] = ((axes.T @ inverse) / scale).T.float()
     back[:, : len(within)] = ((factor @ axes) * scale[:, None]).T.float()
     return into, back
-
-
-def parse_degrees(text: str) -> dict[str, float]:
-    """`Smiling:+2,Male:-1` -> attribute -> degree.
-
-    Raises:
-        ValueError: no such attribute, or a degree beyond MOST_DEGREES.
-    """
-    degrees: dict[str, float] = {}
-    for name, value in _pairs(text):
-        try:
-            degree = float(value)
-        except ValueError:
-            raise ValueError(f"{value!r} is no degree") from None
-        if not abs(degree) <= MOST_DEGREES:
-            raise ValueError(f"degrees go from -{MOST_DEGREES:g} to {MOST_DEGREES:g}")
-        degrees[name] = degree
-    return degrees
-
-
-def parse_wanted(text: str) -> dict[str, bool]:
-    """`Male:1,Smiling:0` -> attribute -> whether it is asked for.
-
-    Raises:
-        ValueError: no such attribute, or neither 0 nor 1.
-    """
-    pairs = _pairs(text)
-    if wrong := [value for _, value in pairs if value not in ("0", "1")]:
-        raise ValueError(f"an attribute is asked for by 1 or 0, not by {wrong[0]!r}")
-    return {name: value == "1" for name, value in pairs}
-
-
-def canonical(wanted: Mapping[str, bool], shift: Mapping[str, float]) -> str:
-    """What was asked for as one text, whatever the order it was given in."""
-    parts = [f"{name}:{int(value)}" for name, value in sorted(wanted.items())]
-    parts += [f"{name}:{value:+g}" for name, value in sorted(shift.items()) if value]
-    return ",".join(parts)
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    pairs = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = part.partition(":")
-        try:
-            found = parse_attributes(name.strip())
-        except UsageError:
-            raise ValueError(f"{part!r}: {name.strip()!r} is no attribute of CelebA") from None
-        if len(found) != 1:
-            raise ValueError(f"{part!r} is not of the form NAME:VALUE")
-        pairs.append((found[0], value.strip()))
-    return pairs

@@ -50,7 +50,8 @@ from deidcli.methods.sdn_nets import (
 from deidcli.methods.sdn_painting import Painting
 from deidcli.methods.sdn_shift import Directions, directions, traits
 from deidcli.training import StoppedError, load_checkpoint, log, save_checkpoint
-from deidcli.weights import download_folder, write_own_weights
+from deidcli.training_chips import with_own_faces
+from deidcli.weights import write_own_weights
 
 __all__ = ["Settings", "train"]
 
@@ -60,6 +61,7 @@ _APART = ("threads", "device", "checkpoint_steps")
 """Settings that decide nothing about the weights."""
 
 
+@with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
@@ -72,7 +74,7 @@ def train(
 
     Args:
         data: as `deid anonymize` takes them, with CelebA's attributes.
-        cache: folder for the cut chips; default: `chips` in the user's cache folder.
+        cache: folder for the cut chips; default: `faces` in `out`, removed at the end.
         validation: not used.
         stop_after: leave after this many steps, as a kill would (for tests).
 
@@ -80,7 +82,7 @@ def train(
         The files written; None when stopped early.
     """
     torch.set_num_threads(settings.threads)
-    cache = cache or download_folder() / "chips"
+    assert cache is not None, "with_own_faces names it"
     try:
         return _train(data, Run(settings, out, stop_after), cache)
     except StoppedError:

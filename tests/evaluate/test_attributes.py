@@ -176,6 +176,23 @@ def test_training_resumes_to_the_same_weights(labeled: Path, tmp_path: Path) -> 
     )
 
 
+def test_a_training_keeps_faces_for_as_long_as_it_lasts(
+    labeled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in the user's cache; in `out` alone, until it is done; in `cache` where asked."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DEID_CACHE", str(tmp_path / "user"))
+    out = tmp_path / "a"
+    assert train_attributes.train([labeled], out, TINY, stop_after=1) is None
+    assert list((out / "faces").rglob("chips.npy"))
+    assert out.joinpath("faces").stat().st_mode & 0o077 == 0
+    assert train_attributes.train([labeled], out, TINY) is not None
+    assert not (out / "faces").exists() and not list(out.rglob("chips.npy"))
+    assert train_attributes.train([labeled], tmp_path / "b", TINY, tmp_path / "asked") is not None
+    assert list((tmp_path / "asked").rglob("chips.npy"))
+    assert not (tmp_path / "home").exists() and not (tmp_path / "user").exists()
+
+
 def test_training_with_other_settings_does_not_resume(labeled: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     train_attributes.train([labeled], tmp_path / "a", TINY, cache, stop_after=1)

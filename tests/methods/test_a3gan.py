@@ -23,9 +23,9 @@ from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods import Context, a3gan, a3gan_losses, a3gan_training, load_method
 from deidcli.methods import a3gan_canvas as canvas
 from deidcli.methods import a3gan_nets as nets
-from deidcli.methods.a3gan import CHANGE, VARIANTS, mask_of, recognizer_view
+from deidcli.methods.a3gan import VARIANTS, mask_of, recognizer_view
 from deidcli.methods.a3gan_album import Album
-from deidcli.methods.a3gan_canvas import ALSO, ATTRIBUTES, COMPONENTS, LATENT
+from deidcli.methods.a3gan_canvas import COMPONENTS, LATENT
 from deidcli.methods.a3gan_latents import (
     CANDIDATES,
     Description,
@@ -38,6 +38,7 @@ from deidcli.methods.a3gan_latents import (
 )
 from deidcli.methods.a3gan_nets import SIZES, Variant
 from deidcli.methods.a3gan_reader import turned_shape
+from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES, CHANGE
 from deidcli.methods.a3gan_teacher import drawn_masks, latents_of, prototypes_of
 from deidcli.methods.dae_nets import PADDING
 from tests.conftest import PEOPLE
@@ -350,11 +351,11 @@ def test_presets_are_the_papers() -> None:
 
 
 def test_what_attrs_names_is_kept_and_the_rest_may_change() -> None:
-    mask = a3gan.Settings(attrs="Male,Mouth_Slightly_Open,Smiling").mask()
-    assert mask[column("Male")] == 0 and mask[column("Mouth_Slightly_Open")] == 0
-    assert mask.sum() == 8
-    assert a3gan.Settings().mask().sum() == 0
-    assert a3gan.Settings(attrs="Y", change="3").mask().sum() == 3
+    free = a3gan.Settings(attrs="Male,Mouth_Slightly_Open,Smiling").changing()
+    assert len(free) == 8 and "Male" not in free and "Mouth_Slightly_Open" not in free
+    assert a3gan.as_mask(free)[column("Male")] == 0 and a3gan.as_mask(free).sum() == 8
+    assert a3gan.Settings().changing() == ()
+    assert len(a3gan.Settings(attrs="Y", change="3").changing()) == 3
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.data.attributes import CELEBA_ATTRIBUTES, LETTERS
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import chip_affine, crop
 from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import landmarks
 from deidcli.faces.recognizers import RECOGNIZERS
-from deidcli.methods import Context, eae, eae_loop, eae_pen, eae_training
+from deidcli.methods import Context, eae, eae_loop, eae_pen, eae_settings, eae_training
 from deidcli.methods.eae import SIZES, EmbeddedAutoencoders
 from deidcli.training_chips import Chips
 from deidcli.weights import own_cards
@@ -271,10 +271,10 @@ def test_the_picture_is_a_function_of_the_bits_alone(method: EmbeddedAutoencoder
 
 def test_the_frozen_fsn_reads_the_code_off_every_picture(method: EmbeddedAutoencoders) -> None:
     """The asked attributes are there, in each of the sixteen pictures."""
-    names = eae.names_of("GSBE")
-    fsn = eae.FeatureSelection(method.size, len(eae.LETTERS))
-    eae.load_part(fsn, eae.card_name("compact", "fsn"), "cpu")
-    order = list(eae.LETTERS.values())
+    names = eae_settings.names_of("GSBE")
+    fsn = eae.FeatureSelection(method.size, len(LETTERS))
+    eae.load_part(fsn, eae_settings.card_name("compact", "fsn"), "cpu")
+    order = list(LETTERS.values())
     codes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * len(names))
     with torch.inference_mode():
         pictures = torch.cat([method._picture(tuple(code.tolist())) for code in codes])

@@ -24,11 +24,9 @@ from deidcli.methods import sdn_losses as losses
 from deidcli.methods.sdn import SecureDualNetwork, Settings
 from deidcli.methods.sdn_bottleneck import Bottleneck, to_planes, to_rgb
 from deidcli.methods.sdn_identity import Identity
+from deidcli.methods.sdn_settings import canonical, parse_degrees, parse_wanted
 from deidcli.methods.sdn_shift import (
-    canonical,
     directions,
-    parse_degrees,
-    parse_wanted,
     traits,
 )
 from tests.conftest import PEOPLE, Outcome, copy_people

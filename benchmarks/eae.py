@@ -34,7 +34,8 @@ from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.attributes import LETTERS as ALL_LETTERS
 from deidcli.faces import recognizers
 from deidcli.faces.align import MEAN_FACE_5, Image
-from deidcli.faces.detect import detect_hog, landmarks
+from deidcli.faces.dlib_hog import detect_hog
+from deidcli.faces.landmarks import landmarks
 from deidcli.methods import Context, eae, eae_settings
 from deidcli.training_chips import Chips, load_all
 from deidcli.weights import download_folder, own_cards

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from deidcli.data.attributes import CELEBA_ATTRIBUTES, LETTERS
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import chip_affine, crop
-from deidcli.faces.detect import detect_hog, landmarks
+from deidcli.faces.dlib_hog import detect_hog
+from deidcli.faces.landmarks import landmarks
 from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods import Context, eae, eae_loop, eae_pen, eae_settings, eae_training
 from deidcli.methods.eae import SIZES, EmbeddedAutoencoders

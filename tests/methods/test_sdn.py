@@ -17,7 +17,8 @@ from deidcli.data.images import decode, encode
 from deidcli.errors import DeidError, UsageError
 from deidcli.evaluate.quality import ssim
 from deidcli.faces.align import Image, chip_affine, crop, paste
-from deidcli.faces.detect import detect_hog, landmarks
+from deidcli.faces.dlib_hog import detect_hog
+from deidcli.faces.landmarks import landmarks
 from deidcli.methods import Context, load_method, sdn, sdn_channel, sdn_keys, sdn_nets, sdn_training
 from deidcli.methods import sdn_losses as losses
 from deidcli.methods.sdn import SecureDualNetwork, Settings

@@ -151,6 +151,8 @@ def _options_of(settings: Mapping[str, Any]) -> Values:
     values["settings"] = given
     if settings.get("gate") is None:
         values["no_gate"] = True
+    if settings.get("mark") is False:
+        values["no_mark"] = True
     # None listed is none typed; names go through CSV, as one may hold a comma.
     values["columns"] = _words(settings.get("columns") or ()) or None
     return {name: value for name, value in values.items() if value is not None}

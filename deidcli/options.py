@@ -103,7 +103,9 @@ class Options:
         "embedding or long text. Look at them first: text can name people.",
     )
     keep_identity: bool = option(False, help="Publish the columns that name people too.")
-    publish_geometry: bool = option(False, help="Publish faces' boxes, rounded outwards to 8 px.")
+    publish_geometry: bool = option(
+        False, help="Publish faces' boxes, rounded outwards to 8 px: they can tell photographs."
+    )
     follow_links: bool = option(False, help="Follow links out of INPUT.")
     seed: int | None = option(
         None, help="The same faces again in another OUT; else each run draws its own."

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from deidcli import __version__, planning
+from deidcli import __version__, planning, review
 from deidcli.data import manifest, sealed, tables
 from deidcli.data.journal import Journal, new_secret, recorded_roots, seeded_secret
 from deidcli.data.listing import some
@@ -232,7 +232,7 @@ def finish_run(run: Run) -> dict[str, Any]:
     unsafe = method_warning(settings.method, settings.method_settings)
     record: dict[str, Any] = {
         "method": settings.method,
-        "settings": settings.as_dict(),
+        "settings": settings.published(),
         "attributes": list(attributes),
         "columns": source.columns.record(),
         "predicted_attributes": list(run.predicted),
@@ -261,5 +261,6 @@ def finish_run(run: Run) -> dict[str, Any]:
     manifest.write_card(run.out, source, record, shards)
     keys = run.password.keys if run.password is not None and settings.seal else None
     manifest.write_manifest(run.out, record, keys)
+    review.write_review(run.out, review.spots_of(tally.doubts))
     Journal(run.out).clean()
     return record

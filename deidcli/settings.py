@@ -87,6 +87,14 @@ class RunSettings:
         values["columns"] = list(self.columns)
         return values
 
+    def published(self) -> dict[str, Any]:
+        """The same for manifest.json: a hash of the user's table of boxes would confirm a guess
+        of which data set it belongs to."""
+        values = self.as_dict()
+        if self.boxes is not None and self.boxes.startswith("sha256:"):
+            values["boxes"] = "table"
+        return values
+
 
 def fingerprint(settings: RunSettings, weights: dict[str, str], signature: str) -> str:
     """sha256 of all that decides the output: settings, version, weights, the list of inputs.

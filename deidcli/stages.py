@@ -472,7 +472,8 @@ def _crop_name(sample: Sample, index: int, run: Run) -> str:
 def _record(face: _Face) -> FaceRecord:
     affine = tuple(float(value) for value in face.affine.ravel())
     return FaceRecord(
-        face.face.box, face.face.score, affine, face.method, face.distance, face.nonce
+        *(face.face.box, face.face.score, affine, face.method, face.distance, face.nonce),
+        fitted=face.face.fitted,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from deidcli import review
 from deidcli.data import geometry, sealed
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.manifest import (
@@ -24,6 +25,8 @@ from deidcli.data.manifest import (
     unescape_sum_name,
 )
 from deidcli.errors import DeidError
+from deidcli.evaluate import missed
+from deidcli.evaluate.missed import Progress
 from deidcli.weights import file_sha256
 
 _LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
@@ -58,6 +61,38 @@ def verify_output(out: Path) -> dict[str, Any]:
         steps.append(("links", _links))
     checks = [_run(name, step, out, record) for name, step in steps]
     return {"ok": all(check["ok"] for check in checks), "checks": checks}
+
+
+def faces_left(
+    out: Path, sample: int | None, device: str, workers: int, progress: Progress
+) -> dict[str, Any]:
+    """Look again for faces that were not replaced, and put what is found on the review list.
+
+    Args:
+        sample: pictures to look at, drawn at random; None: all.
+
+    Returns:
+        `missed.Missed.as_dict`.
+
+    Raises:
+        DeidError: OUT is no finished output, or OUT.private is not beside it.
+    """
+    record = read_manifest(out)
+    assert record is not None, "verify_output has read it"
+    said = missed.kept_or_new(out, record, sample, device, workers, progress)
+    why = "a second look sees a face"
+    spots = {
+        name: [spot for spot in found if spot.why != why]
+        for name, found in review.read_spots(out).items()
+    }
+    for name, places in said.found.items():
+        spots.setdefault(name, []).extend(
+            # 1 is added so that these come first: another detector saw them, by its own scores.
+            review.Spot(place.box, 1 + min(place.score, 1.0), why)
+            for place in places
+        )
+    review.write_review(out, {name: found for name, found in spots.items() if found})
+    return said.as_dict()
 
 
 class Wrong(Exception):
@@ -194,7 +229,8 @@ def _links(out: Path, record: dict[str, Any]) -> str:
     _require(len(outputs) == record["counts"]["published"], "outputs differ")
     sums = read_sums(out)
     linked = {row["source"]: row["outputs"] for row in rows}
-    for path in sorted(Journal(out).parts.glob("*.parquet")):
+    parts = Journal(out).parts.glob("*.parquet")
+    for path in sorted(path for path in parts if path.stem.isdecimal()):  # none that a kill left
         for part in pq.read_table(path, columns=["source", "outputs"]).to_pylist():
             for name, output in zip(linked[part["source"]], part["outputs"], strict=True):
                 same = name.startswith("data/") or sums.get(name) == output["sha256"]

@@ -605,3 +605,29 @@ def test_postscript_is_never_opened(
     assert deid("anonymize", folder, "--out", out, *BASIC).code == 3
     assert statuses(out)["sketch.jpg"] == ("failed", "not a picture, or of an unknown format")
     assert not opened
+
+
+# ---------------------------------------------------------------------------- repeated, killed
+
+
+def test_a_finished_runs_settings_can_be_used_again(tmp_path: Path) -> None:
+    from deidcli.anonymize import run_settings
+    from deidcli.config import read_config
+    from deidcli.options import Options
+
+    given = Options(columns='age,"a,b"', no_mark=True, names="keep", publish_geometry=True)
+    settings = run_settings(given)
+    record = {"settings": settings.published(), "deid_version": "x"}
+    (tmp_path / "manifest.json").write_text(json.dumps(record, default=str))
+    again = read_config(tmp_path / "manifest.json", {}).values
+    assert run_settings(Options(**again)) == settings
+
+
+def test_what_a_kill_left_in_the_private_folder_spoils_nothing(tmp_path: Path, deid: Deid) -> None:
+    folder, out = copy_people(tmp_path / "in", 1), tmp_path / "out"
+    args = ["anonymize", folder, "--out", out, *BASIC]
+    assert deid(*args).code == 0
+    left = private_folder(out) / "parts" / "123-faces.parquet"
+    left.write_bytes(b"PAR1")
+    assert deid("verify", out).code == 0
+    assert deid(*args).code == 0 and not left.exists()

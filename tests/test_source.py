@@ -210,10 +210,10 @@ def test_a_mixed_output_is_restored_whole(
     folder, out, to = copy_people(tmp_path / "in", 1), tmp_path / "out", tmp_path / "to"
     write_shard(folder / "train.parquet", 2)
     args = ["anonymize", folder, "--out", out, "--seal", "--names", "keep", "--workers", 1]
-    monkeypatch.setenv("DEID_PASSWORD", "correct horse battery staple")
+    monkeypatch.setenv("DEID_PASSWORD", "four gray herons wait")
     assert deid(*args).code == 0
     assert deid("verify", out).code == 0
-    monkeypatch.setenv("DEID_PASSWORD", "correct horse battery staple")
+    monkeypatch.setenv("DEID_PASSWORD", "four gray herons wait")
     outcome = deid("restore", out, "--to", to, "--json")
     assert outcome.code == 0, outcome.stderr
     assert outcome.json["counts"]["exact"] == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,13 +61,40 @@ def score(
 
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A finished output.")],
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Also look again, slowly, for faces that are left.")
+    ] = False,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Pictures that --faces looks at; 0: all.")
+    ] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one a core.")
+    ] = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Prove the accounting and every checksum of an output."""
-    from deidcli.verify import verify_output
+    """Prove the accounting and every checksum of an output.
 
-    report = verify_output(Path(os.path.realpath(out)))
+    \b
+    deid verify ./celeba-deid
+    deid verify ./celeba-deid --faces
+    """
+    from deidcli.processes import check_device, default_workers, resolve_device
+    from deidcli.verify import faces_left, verify_output
+
+    check_device(device)
+    real = Path(os.path.realpath(out))
+    report = verify_output(real)
+    if faces:
+        try:
+            with Terminal(quiet) as reporter:
+                report["faces"] = faces_left(
+                    real, sample or None, resolve_device(device), workers or default_workers(),
+                    reporter.progress,
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            raise Stopped("the same command again starts it anew") from None
     error = None
     if not report["ok"]:
         error = DeidError(
@@ -76,7 +103,24 @@ def verify(
     if not (json or quiet):
         for check in report["checks"]:
             say(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}", 5)
+        if faces:
+            _say_faces(report["faces"], f"{out}.private")
     end_with(report, error, json)
+
+
+def _say_faces(said: dict[str, Any], private: str) -> None:
+    """What a second look found, with its interval."""
+    share, low, high = (100 * (said[name] or 0) for name in ("share", "low", "high"))
+    say(
+        f"look faces left: {said['pictures']} of {said['looked']} pictures looked at have places "
+        f"that look like a face ({share:.1f} %, 95 % interval {low:.1f} to {high:.1f} %); "
+        f"{said['faces']} places",
+        5,
+    )
+    if said["unread"]:
+        say(f"     {said['unread']} pictures could not be read", 5)
+    if said["faces"]:
+        say(f"     see which are faces: {private}/review.html", 5)
 
 
 def restore(

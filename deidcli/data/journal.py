@@ -32,6 +32,7 @@ FACE_TYPE = pa.struct(
         pa.field("affine", pa.list_(pa.float64(), 6)),
         pa.field("method", pa.string()),
         pa.field("gate_distance", pa.float32()),
+        pa.field("fitted", pa.bool_()),
     ]
 )
 """A face in metadata.parquet."""
@@ -74,6 +75,7 @@ _PUBLISHED = frozenset(
 _PRIVATE = frozenset(
     {"run.json", "lock", "parts", "staging", "scan", "plan", "link.parquet", "faces.parquet"}
     | {"stages.json", "features", "scores.parquet", "scores.json", "position", "large"}
+    | {"review.html", "review.json", "missed.json"}
 )
 
 
@@ -220,6 +222,8 @@ class Journal:
         """Remove unfinished files; parts and links stay."""
         for folder in (self.staging, scratch(self.out), self.folder / "scan"):
             shutil.rmtree(folder, ignore_errors=True)
+        for unfinished in self.parts.glob("*-*.parquet"):
+            unfinished.unlink(missing_ok=True)
         for name in ("large", "position"):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -301,6 +305,7 @@ def _part_row(result: Result, written: tuple[Written, ...]) -> dict[str, Any]:
                         "affine": face.affine,
                         "method": face.method,
                         "gate_distance": face.gate_distance,
+                        "fitted": face.fitted,
                         "nonce": face.nonce,
                     }
                     for face in entry.output.faces

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -119,6 +119,48 @@ def read_pictures(out: Path) -> Iterator[Picture]:
             except OSError as error:
                 reason = f"cannot be read: {error.strerror or 'not in OUT'}"
                 yield Picture(name, meta, problem=reason)
+
+
+def read_named(out: Path, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+    """Some published pictures and their bytes, in no order; None where one cannot be read.
+
+    Of parquet files only the row groups that hold one of them are read.
+    """
+    rows: dict[str, dict[int, str]] = {}
+    for name in names:
+        if is_row(name):
+            file, _, row = name.rpartition("#")
+            rows.setdefault(file, {})[int(row)] = name
+            continue
+        try:
+            yield name, inside(out, name, "images").read_bytes()
+        except OSError:
+            yield name, None
+    for file, wanted in rows.items():
+        left = dict(wanted)
+        try:
+            for number, data in _pictures_of(inside(out, file, "data"), wanted):
+                yield left.pop(number), data
+        except (pa.ArrowException, OSError, ValueError, DeidError):
+            pass
+        for name in left.values():
+            yield name, None
+
+
+def _pictures_of(path: Path, wanted: Collection[int]) -> Iterator[tuple[int, bytes | None]]:
+    """The bytes of some rows' pictures."""
+    column = parquet.plan_file(path).layout.image
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            here = [row for row in wanted if first <= row < first + count]
+            if here:
+                values = file.read_row_group(group, columns=[column]).column(0)
+                for row in here:
+                    value = values[row - first].as_py()
+                    yield row, value.get("bytes") if isinstance(value, dict) else value
+            first += count
 
 
 def is_row(name: str) -> bool:

@@ -34,6 +34,8 @@ class FaceRecord:
     gate_distance: float | None
     nonce: str | None = None
     """Hex; what the face's bits are made of, beside the password. Only where a method needs one."""
+    fitted: bool = True
+    """Whether it has landmarks; without any it was blacked out by its box."""
 
 
 @dataclass(frozen=True)

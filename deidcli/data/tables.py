@@ -75,6 +75,8 @@ class Tally:
     doubtful: int = 0
     copied: int = 0
     """Pictures without a face found that were published all the same."""
+    doubts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Published name -> places that may be faces, as the journal has them."""
 
     def add(self, row: dict[str, Any]) -> None:
         self.statuses[row["status"]] += 1
@@ -240,6 +242,8 @@ def _joined_rows(
                 meta.setdefault(PARTITION, entry["partition"])
                 yield _Row(meta, output["sha256"], sealed.Staged(name, shard.index, number))
                 number += 1
+            if entry["doubts"] and names and run.settings.output == "frames":
+                tally.doubts[names[0]] = entry["doubts"]
             links.add({**entry, "outputs": names})
 
 

@@ -133,6 +133,7 @@ def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> Pair
         faces = None if places is None else tuple(
             FaceRef(tuple(face["affine"]), chip["size"], chip["padding"], crops)
             for face in places[row["file_name"]]
+            if face["fitted"] is not False  # without landmarks: blacked out, nothing to cut it by
         )  # fmt: skip
         labels = {n: row[n] for n in CELEBA_ATTRIBUTES if row.get(n) is not None}
         known, person = people.get(source, ({}, None))

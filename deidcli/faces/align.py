@@ -82,6 +82,12 @@ def chip_from_unit(unit: Affine, size: int, padding: float) -> Affine:
     return unit * scale + np.array([[0, 0, 1], [0, 0, 1]]) * (padding * scale - 0.5)
 
 
+def unit_from_chip(affine: Affine, size: int, padding: float) -> Affine:
+    """The inverse of `chip_from_unit`: the affine from frame pixels to the unit square."""
+    scale = size / (2 * padding + 1)
+    return (affine - np.array([[0, 0, 1], [0, 0, 1]]) * (padding * scale - 0.5)) / scale
+
+
 def chip_affine(landmarks: Points, size: int, padding: float) -> Affine:
     """`chip_from_unit` from the (5, 2) landmarks of a face."""
     return chip_from_unit(unit_affine(landmarks), size, padding)

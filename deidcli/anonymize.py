@@ -190,7 +190,7 @@ def _run(
     passphrase: bytes | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    from deidcli import engines, pipeline
+    from deidcli import engines, pipeline, resume
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
 
@@ -210,10 +210,11 @@ def _run(
         )
         done = read_manifest(out)
         if done is not None:
-            if all(pipeline.is_done(run, shard) for shard in run.source.shards):
+            left = resume.unfinished(run)
+            if not left.shards:
                 journal.clean()
                 reporter.note("already done, nothing was left to do")
                 return done
-            reporter.note("some of the output is gone and is made again")
+            reporter.note(left.why())
         reporter.loading(parts_to_load(settings))
         return engines.run_local(run, workers, reporter.progress)

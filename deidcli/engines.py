@@ -8,7 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from deidcli import pipeline, planning
+import pyarrow as pa
+
+from deidcli import pipeline, planning, resume
 from deidcli.data.journal import Journal
 from deidcli.data.source import Shard
 from deidcli.errors import DeidError
@@ -22,13 +24,30 @@ Progress = Callable[[str, int, int], None]
 def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
     """Do what is left of a run on this machine and finish it. Returns the manifest."""
     journal = Journal(run.out)
+    try:
+        return _run_local(run, workers, progress)
+    except (DeidError, OSError, pa.ArrowException):
+        journal.require()  # whatever went wrong, that would be why
+        raise
+
+
+def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
+    journal = Journal(run.out)
+    left = resume.unfinished(run)
+    shards: Sequence[Shard] = left.shards
+    if left.plan_anew:
+        planning.forget(journal.plan, journal.folder / "scan")
+    if shards:  # what was finished is not, until it is again
+        (run.out / "manifest.json").unlink(missing_ok=True)
     if pipeline.needs_scan(run):
         scan = journal.folder / "scan"
-        shards = [s for s in run.source.shards if not planning.is_scanned(scan, s.index)]
-        _work(pipeline.scan_shard, run, shards, workers, "looking", progress)
+        unseen = [s for s in run.source.shards if not planning.is_scanned(scan, s.index)]
+        _work(pipeline.scan_shard, run, unseen, workers, "looking", progress)
         pipeline.make_plan(run)
-    shards = [shard for shard in run.source.shards if not pipeline.is_done(run, shard)]
     _work(pipeline.run_shard, run, shards, workers, "de-identifying", progress)
+    gone = resume.missing(run)
+    if gone:  # somebody cleans up while we write: once more
+        _work(pipeline.run_shard, run, gone, workers, "making what was removed again", progress)
     return pipeline.finish_run(run)
 
 

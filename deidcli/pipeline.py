@@ -9,18 +9,21 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from deidcli import __version__, planning, review
-from deidcli.data import manifest, sealed, tables
+from deidcli.data import geometry, manifest, sealed, tables
+from deidcli.data.clearing import clear
 from deidcli.data.journal import Journal, new_secret, recorded_roots, seeded_secret
 from deidcli.data.listing import some
 from deidcli.data.order import file_names
 from deidcli.data.parquet import ParquetShard
-from deidcli.data.samples import Sample, read_samples
+from deidcli.data.reading import Unreadable
+from deidcli.data.samples import Sample, failed_rows, read_samples
 from deidcli.data.sink import (
     FolderSink,
     ParquetSink,
@@ -28,9 +31,8 @@ from deidcli.data.sink import (
     Sink,
     Unwritable,
     Written,
-    staged_name,
 )
-from deidcli.data.source import Shard, Source
+from deidcli.data.source import Shard, Source, content_signature
 from deidcli.errors import DeidError
 from deidcli.methods import (
     PlanFace,
@@ -74,7 +76,7 @@ def prepare_run(
     weights = weights_in_use(settings.detector, settings.gate is not None, bool(predicted), own)
     print_of_run = fingerprint(settings, weights, source.signature)
     if overwrite:
-        journal.clear()
+        clear(journal)
     now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
     record = journal.read_run()
     roots = [str(root.resolve()) for root in source.roots]
@@ -88,7 +90,9 @@ def prepare_run(
     secret = record["secret"] if record is not None else None
     if secret is None:
         fixed = passphrase is not None and repeatable and settings.names == "keep"
-        secret = seeded_secret(settings.seed or 0, source.signature) if fixed else new_secret()
+        secret = (
+            seeded_secret(settings.seed or 0, content_signature(source)) if fixed else new_secret()
+        )
     password = planning.run_keys(out, passphrase, bytes.fromhex(secret), record)
     key = bytes.fromhex(secret)
     naming = key if settings.names == "random" else None
@@ -124,23 +128,6 @@ def prepare_run(
     )
 
 
-def is_done(run: Run, shard: Shard) -> bool:
-    """Whether a shard was finished and what it wrote is still there."""
-    journal = Journal(run.out)
-    if not journal.is_done(shard.index):
-        return False
-    if run.settings.seal and not sealed.is_kept(journal, shard.index):
-        return False
-    if isinstance(shard, ParquetShard):
-        staged = journal.staging / staged_name(shard.index)
-        return staged.exists() or (run.out / "data" / run.files[shard.key]).exists()
-    try:
-        names = journal.published_names(shard.index)
-    except (pa.ArrowException, OSError):
-        return False
-    return all((run.out / "images" / name).is_file() for name in names)
-
-
 def needs_scan(run: Run) -> bool:
     """Whether the method has to see all faces first and has not yet."""
     return needs_prepare(run.settings.method) and not planning.has_plan(Journal(run.out).plan)
@@ -172,6 +159,35 @@ def make_plan(run: Run) -> None:
 def run_shard(run: Run, shard: Shard) -> int:
     """De-identify one shard: its pictures written, then its journal entry. Returns its inputs."""
     journal = Journal(run.out)
+    before = _published_before(journal, shard)
+    try:
+        written = _write_shard(run, shard, journal)
+    except (pa.ArrowException, Unreadable) as error:  # of a parquet file, not of a picture
+        if not isinstance(shard, ParquetShard):
+            raise
+        passes = isinstance(error, Unreadable)
+        reason = str(error) if passes else f"cannot be copied as parquet ({type(error).__name__})"
+        failed = failed_rows(shard, reason, passes=passes)
+        written = [(Result(sample, "failed", reason), ()) for sample in failed]
+    for name in before - {entry.output.name for _, entries in written for entry in entries}:
+        (run.out / "images" / name).unlink(missing_ok=True)
+    journal.write_part(shard.index, written)
+    return len(written)
+
+
+def _published_before(journal: Journal, shard: Shard) -> set[str]:
+    """What an earlier run published of a shard's pictures: none of it may outlast this one."""
+    if isinstance(shard, ParquetShard):
+        return set()
+    try:
+        return set(journal.published_names(shard.index))
+    except (pa.ArrowException, OSError):
+        return set()
+
+
+def _write_shard(
+    run: Run, shard: Shard, journal: Journal
+) -> list[tuple[Result, tuple[Written, ...]]]:
     sink = _open_sink(run, shard, journal)
     rows: list[tuple[Result, Future[tuple[Written, ...]]]] = []
     samples = watched(read_samples(shard, run.secret), run)
@@ -181,8 +197,7 @@ def run_shard(run: Run, shard: Shard) -> int:
             rows.append((_without_data(result), writer.submit(sink.write, result)))
         written = [_written(*row) for row in rows]
     sink.close()
-    journal.write_part(shard.index, written)
-    return len(rows)
+    return written
 
 
 def _written(
@@ -201,7 +216,8 @@ def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
     if isinstance(shard, ParquetShard):
         sink = ParquetSink(shard, journal.staging)
     else:
-        sink = FolderSink(run.out, run.settings.names == "random")
+        note = partial(journal.note_names, f"{shard.index:06d}")
+        sink = FolderSink(run.out, run.settings.names == "random", note)
     if run.settings.seal:
         return sealed.SealingSink(sink, shard.index, journal.staging)
     return sink
@@ -216,7 +232,8 @@ def watched(samples: Iterable[Sample], run: Run) -> Iterator[Sample]:
     """The same inputs; those that ended their worker before as failed ones."""
     for sample in samples:
         if sample.key in run.poisoned:
-            yield Sample(sample.key, status="failed", reason="ended its worker (crash or memory)")
+            reason = "ended its worker (crash or memory)"
+            yield Sample(sample.key, b"", "failed", reason, True, sample.print)
             continue
         if run.careful:
             Journal(run.out).write_position(sample.key)
@@ -226,6 +243,8 @@ def watched(samples: Iterable[Sample], run: Run) -> Iterator[Sample]:
 def finish_run(run: Run) -> dict[str, Any]:
     """Put the parts together: tables, checksums, card, and the manifest last. Returns it."""
     settings, source = run.settings, run.source
+    joined = [f"data/{name}" for name in sorted(run.files.values())]
+    Journal(run.out).note_names("finish", [*joined, sealed.FILE, geometry.SEALED])
     attributes = source.label_names if settings.attributes is None else settings.attributes
     tally, shards = tables.write_tables(run, attributes, needs_password(settings.method))
     stages = Journal(run.out).read_stages()

@@ -223,6 +223,12 @@ def write_plan(folder: Path, plan: Plan) -> None:
         os.replace(unfinished, folder)
 
 
+def forget(plan: Path, scan: Path) -> None:
+    """Remove a plan and the scans that it was made of."""
+    for folder in (scan, plan):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def has_plan(folder: Path) -> bool:
     """Whether a plan was kept."""
     return folder.is_dir()

@@ -27,12 +27,12 @@ from deidcli.data.manifest import manifest_bytes, manifest_digest, read_manifest
 from deidcli.data.published import Picture, Restored, RestoredFiles, read_pictures
 from deidcli.data.sealed import FILE, SealedRows
 from deidcli.data.sink import Unwritable
+from deidcli.data.sums import read_sums
 from deidcli.errors import DeidError
 from deidcli.methods import method_weights, needs_password
 from deidcli.passwords import Kdf, Keys, derive
 from deidcli.restoring import NetworkRestorer, Restorer, SealRestorer
 from deidcli.sealing import is_manifest_of
-from deidcli.verify import read_sums
 from deidcli.weights import file_sha256, own_weights
 
 Progress = Callable[[str, int, int], None]

@@ -27,7 +27,7 @@ from torch.nn import functional
 from deidcli.data.attributes import CELEBA_ATTRIBUTES
 from deidcli.data.images import BadImage, decode
 from deidcli.data.samples import Sample, read_samples
-from deidcli.data.source import Source, open_source
+from deidcli.data.source import Source, content_signature, open_source
 from deidcli.errors import DeidError
 from deidcli.faces import align, dlib_hog, landmarks
 from deidcli.training import log
@@ -126,11 +126,12 @@ def load_chips(path: Path, side: int, padding: float, cache: Path, extend: bool 
         extend: repeat the frame's edge outside it (as methods' chips do) instead of black.
     """
     source = open_source(path)
-    faces = _entry(cache, path, [source.signature])
+    told = content_signature(source)
+    faces = _entry(cache, path, [told])
     if not (faces / "labels.npy").is_file():
         _find_faces(source, faces)
     points, found = np.load(faces / "points.npy"), np.load(faces / "found.npy")
-    cut = _entry(cache, path, [source.signature, side, padding, extend])
+    cut = _entry(cache, path, [told, side, padding, extend])
     if not (cut / "chips.npy").is_file():
         log(f"the faces of {source.root.name}, as they are, are kept in {cache}")
         _cut(source, points, cut, side, padding, extend)
@@ -171,7 +172,7 @@ def load_landmarks(paths: Sequence[Path], cache: Path) -> NDArray[np.float32]:
     parts = []
     for path in paths:
         source = open_source(path)
-        faces = _entry(cache, path, [source.signature])
+        faces = _entry(cache, path, [content_signature(source)])
         if not (faces / "unit.npy").is_file():
             shares = np.load(faces / "points.npy")
             unit = np.empty(shares.shape, np.float32)

@@ -7,7 +7,6 @@ checked too.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,14 +21,13 @@ from deidcli.data.manifest import (
     STATUSES,
     manifest_digest,
     read_manifest,
-    unescape_sum_name,
 )
+from deidcli.data.sums import read_sums
 from deidcli.errors import DeidError
 from deidcli.evaluate import missed
 from deidcli.evaluate.missed import Progress
 from deidcli.weights import file_sha256
 
-_LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 _OWN = {"manifest.json", "metadata.parquet", "README.md", "SHA256SUMS"}
 
 
@@ -167,17 +165,6 @@ def _entries(out: Path) -> Iterator[str]:
             yield (path / name).relative_to(out).as_posix()
         if not files and not folders and path != out:
             yield path.relative_to(out).as_posix() + "/"
-
-
-def read_sums(out: Path) -> dict[str, str]:
-    """SHA256SUMS: file name -> sha256."""
-    sums = {}
-    for line in (out / "SHA256SUMS").read_bytes().decode("utf-8").split("\n"):
-        match = _LINE.fullmatch(line)
-        if match:
-            escaped, sha256, name = match.groups()
-            sums[unescape_sum_name(name) if escaped else name] = sha256
-    return sums
 
 
 def _metadata(out: Path, record: dict[str, Any]) -> str:

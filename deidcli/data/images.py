@@ -12,31 +12,22 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image as Pil
-from PIL import (
-    ImageCms,
-    ImageFile,
-    ImageOps,
-    TiffImagePlugin,
-    TiffTags,
-    UnidentifiedImageError,
-)
+from PIL import ImageFile, TiffImagePlugin, TiffTags, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from deidcli.data.formats import RAW_REASON
+from deidcli.data.jxl import is_jxl, jxl_size
 from deidcli.data.marks import SourceType, packet
+from deidcli.data.pixels import orientation, to_rgb, turned
 from deidcli.faces.align import Image
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 Pil.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked before any pixel is decoded
 
-READ_FORMATS = (
-    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF"),
-    *("ICO", "PCX"),
-)
-"""What Pillow may take bytes for, whatever their name says: formats of pixels that it decodes
-itself. EPS, for one, would start Ghostscript."""
-
 MAX_MEGAPIXELS = 150.0
-"""Larger pictures are withheld: 150 MP take about 1 GB while they are decoded."""
+"""Larger pictures are withheld. 150 MP take 1.2 GB while they are decoded from JPEG, PNG or TIFF,
+and up to 2.8 GB from JPEG 2000, WebP, AVIF, HEIC or JPEG XL, whose libraries hold the pixels
+several times over."""
 LARGE_MEGAPIXELS = 25.0
 """Pictures above this are worked one at a time on a machine, whatever the number of workers."""
 JPEG_QUALITY = 95
@@ -61,7 +52,9 @@ FORMAT_OF_EXTENSION: dict[str, Format] = {
 """What a name's extension promises, and so what is written under that name."""
 
 READ_ONLY_EXTENSIONS = frozenset(
-    {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".avif", ".ico", ".pcx", ".mpo"}
+    {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"}
+    | {".tga", ".avif", ".ico", ".pcx", ".mpo", ".heic", ".heif", ".hif", ".jxl", ".psd", ".qoi"}
+    | {".dds", ".sgi", ".bw", ".apng"}
 )
 """Pictures that are read; they are published as PNG, their name extended by `.png`."""
 
@@ -70,11 +63,16 @@ _SIGNATURES = (
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
     b"GIF89a",
-    b"BM",
     b"II*\x00",
     b"MM\x00*",
     b"\x00\x00\x00\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+    b"8BPS\x00\x01",
+    b"qoif",
+    b"DDS \x7c\x00\x00\x00",
 )
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 
 
 class BadImage(Exception):
@@ -93,18 +91,19 @@ class Decoded:
     """What had to be converted, e.g. `16 bit to 8 bit`."""
 
 
-@lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    """READ_FORMATS, as far as this build of Pillow has them."""
-    Pil.init()
-    return tuple(name for name in READ_FORMATS if name in Pil.OPEN)
-
-
 def looks_like_image(head: bytes) -> bool:
     """Whether a file's first 16 bytes are those of a picture."""
     riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    isobmff = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1")
-    return riff or isobmff or head.startswith(_SIGNATURES)
+    avif = head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS
+    bmp = head[:2] == b"BM" and head[6:10] == bytes(4)
+    return riff or avif or bmp or _is_heif(head) or is_jxl(head) or head.startswith(_SIGNATURES)
+
+
+def _is_heif(data: bytes) -> bool:
+    """Whether it is HEIC; AVIF may have a brand in common with it, and has a reader of its own."""
+    brands = data[8 : max(12, min(64, int.from_bytes(data[:4], "big")))]
+    heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+    return heif and not any(brand in brands for brand in _AVIF_BRANDS)
 
 
 def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Decoded:
@@ -129,52 +128,104 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Decoded:
     except MemoryError:
         raise BadImage("too large for this machine's memory") from None
     except Exception as error:  # Pillow's decoders raise almost every built-in exception
-        raise BadImage(f"cannot be decoded: {_short(error)}") from None
+        raise BadImage(f"cannot be decoded: {_words(error)}") from None
 
 
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:120]
+def _words(error: Exception) -> str:
+    """A decoder's complaint in our words: theirs may quote what is in the file."""
+    text = str(error).lower()
+    short = "truncated" in text or "broken data stream" in text or "unexpected end" in text
+    return "cut short or damaged" if short else f"damaged ({type(error).__name__})"
 
 
 def _decode(data: bytes, max_megapixels: float) -> Decoded:
     notes: list[str] = []
-    with Pil.open(io.BytesIO(data), formats=_formats()) as opened:
-        megapixels = opened.width * opened.height / 1e6
-        if megapixels > max_megapixels:
-            limit = f"{megapixels:.0f}, above {max_megapixels:g}"
-            raise BadImage(f"more megapixels than the limit: {limit}")
-        name = opened.format or ""
-        if getattr(opened, "n_frames", 1) > 1:
+    pixels, name, turn = _load(data, max_megapixels, notes)
+    known: Format = {str(f): f for f in FORMAT_OF_EXTENSION.values()}.get(name, "PNG")
+    if name == "MPO":  # a JPEG with further JPEGs behind it, as many cameras write
+        known = "JPEG"
+    return Decoded(turned(pixels, turn) if turn > 1 else pixels, known, tuple(notes))
+
+
+def _load(data: bytes, max_megapixels: float, notes: list[str]) -> tuple[Image, str, int]:
+    """Pixels, format and EXIF's orientation; what the decoder held is free when it returns."""
+    width, height = _size(data)
+    megapixels = width * height / 1e6
+    if megapixels > max_megapixels:
+        limit = f"{megapixels:.0f}, above {max_megapixels:g}"
+        raise BadImage(f"more megapixels than the limit: {limit}")
+    with _open(data) as opened:
+        if _is_raw(opened):
+            raise BadImage(RAW_REASON)
+        if getattr(opened, "n_frames", 1) > 1 and opened.format != "PSD":  # those are its layers
             notes.append("first frame of several")
         if _bits(opened, data) == 16 and not opened.mode.startswith("I"):
             notes.append("16 bit to 8 bit")  # Pillow itself keeps the upper byte
         opened.load()
-        picture = _upright(opened, notes)
-        picture = _to_srgb(_to_rgb(picture, notes), notes)
-        pixels = _to_array(picture)
-    known: Format = {str(f): f for f in FORMAT_OF_EXTENSION.values()}.get(name, "PNG")
-    if name == "MPO":  # a JPEG with further JPEGs behind it, as many cameras write
-        known = "JPEG"
-    return Decoded(pixels, known, tuple(notes))
+        turn = orientation(opened)
+        if turn > 1:
+            notes.append("EXIF orientation applied")
+        return to_rgb(opened, notes), opened.format or "", turn
+
+
+_READ = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"),
+    *("ICO", "PCX", "PSD", "QOI", "DDS", "SGI", "TGA"),
+)
+"""Pillow's readers that are used, in this order. Never all of them: that of EPS, for one, runs
+another program on the file. TGA's comes last, for it takes many a file for its own."""
+
+
+def _open(data: bytes) -> Pil.Image:
+    """A picture, opened but, JPEG XL excepted, not decoded."""
+    if is_jxl(data[:12]):
+        try:
+            import pillow_jxl  # noqa: F401 - it registers a reader
+        except ImportError:
+            raise BadImage("JPEG XL, which pip install 'deidcli[jxl]' makes readable") from None
+        return Pil.open(io.BytesIO(data), formats=("JXL",))
+    if _is_heif(data[:64]):
+        import pi_heif
+
+        pi_heif.register_heif_opener()
+        return Pil.open(io.BytesIO(data), formats=("HEIF",))
+    return Pil.open(io.BytesIO(data), formats=_formats())
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """_READ, as far as this build of Pillow has them."""
+    Pil.init()
+    return tuple(name for name in _READ if name in Pil.OPEN)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header; no pixel is decoded."""
+    if is_jxl(data[:12]):
+        try:
+            return jxl_size(data)
+        except ValueError:
+            raise BadImage("JPEG XL without a header") from None
+    with _open(data) as opened:
+        return opened.width, opened.height
 
 
 def is_large(data: bytes) -> bool:
     """Whether a picture, by its header, has more than LARGE_MEGAPIXELS."""
     try:
-        with Pil.open(io.BytesIO(data), formats=_formats()) as picture:
-            return bool(picture.width * picture.height > LARGE_MEGAPIXELS * 1e6)
+        width, height = _size(data)
+        return width * height > LARGE_MEGAPIXELS * 1e6
     except Exception:  # decode() will say what is wrong with it
         return False
 
 
-def _to_array(picture: Pil.Image) -> Image:
-    """Strip by strip: Pillow's own conversion holds the pixels three times over."""
-    pixels = np.empty((picture.height, picture.width, 3), dtype=np.uint8)
-    for top in range(0, picture.height, 512):
-        bottom = min(top + 512, picture.height)
-        pixels[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)))
-    return pixels
+def _is_raw(picture: Pil.Image) -> bool:
+    """Whether what opens as TIFF is a camera's raw file, of which it would be the thumbnail."""
+    tags = getattr(picture, "tag_v2", {}) if picture.format == "TIFF" else {}
+    return _DNG_VERSION in tags
+
+
+_DNG_VERSION = 50706
 
 
 def _bits(picture: Pil.Image, data: bytes) -> int:
@@ -184,84 +235,6 @@ def _bits(picture: Pil.Image, data: bytes) -> int:
     if picture.format == "TIFF":
         return int(max(np.atleast_1d(getattr(picture, "tag_v2", {}).get(258, 8))))
     return 8
-
-
-def _upright(picture: Pil.Image, notes: list[str]) -> Pil.Image:
-    try:
-        orientation = picture.getexif().get(0x0112, 1)
-    except Exception:  # broken EXIF must not cost the picture
-        return picture
-    if orientation in range(2, 9):
-        notes.append("EXIF orientation applied")
-        return ImageOps.exif_transpose(picture)
-    return picture
-
-
-def _to_rgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
-    mode = picture.mode
-    if mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if mode.startswith("I") or mode == "F":
-        notes.append({"F": "float to 8 bit", "I": "32 bit to 8 bit"}.get(mode, "16 bit to 8 bit"))
-        return Pil.fromarray(_scale_to_8_bit(np.asarray(picture))).convert("RGB")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return _over_white(picture, notes)
-    if mode in ("CMYK", "YCCK", "LAB", "HSV", "YCbCr"):
-        notes.append(f"{mode} to RGB")
-        return _from_cmyk_profile(picture) if mode == "CMYK" else picture.convert("RGB")
-    return picture.convert("RGB")  # 1, L, P: the same colors in RGB
-
-
-def _over_white(picture: Pil.Image, notes: list[str]) -> Pil.Image:
-    rgba = picture.convert("RGBA")
-    if rgba.getchannel("A").getextrema() == (255, 255):
-        return rgba.convert("RGB")
-    notes.append("transparency over white")
-    white = Pil.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Pil.alpha_composite(white, rgba).convert("RGB")
-
-
-def _scale_to_8_bit(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Image:
-    """Gray samples of any depth to uint8: 16-bit by 257, others by their own range."""
-    values = np.nan_to_num(samples.astype(np.float32), posinf=0, neginf=0)
-    high = float(values.max(initial=0))
-    low = min(0.0, float(values.min(initial=0)))
-    if low == 0 and high <= 65535 and np.issubdtype(samples.dtype, np.integer):
-        scaled = values / 257.0
-    elif low == 0 and high <= 1:
-        scaled = values * 255.0
-    else:
-        scaled = (values - low) / max(high - low, 1e-9) * 255.0
-    return np.asarray(np.rint(scaled), dtype=np.uint8)
-
-
-def _from_cmyk_profile(picture: Pil.Image) -> Pil.Image:
-    profile = picture.info.get("icc_profile")
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(
-                picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-        except (ImageCms.PyCMSError, OSError):
-            converted = None
-        if converted is not None:
-            converted.info.pop("icc_profile", None)
-            return converted
-    return picture.convert("RGB")
-
-
-def _to_srgb(picture: Pil.Image, notes: list[str]) -> Pil.Image:
-    profile = picture.info.get("icc_profile")
-    if not profile or b"sRGB" in profile:
-        return picture
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"))
-    except (ImageCms.PyCMSError, OSError):  # a profile of another color space, or a broken one
-        return picture
-    notes.append("color profile to sRGB")
-    return converted if converted is not None else picture
 
 
 def encode(

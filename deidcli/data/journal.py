@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ PART_SCHEMA = pa.schema(
         pa.field("source", pa.string()),
         pa.field("status", pa.string()),
         pa.field("reason", pa.string()),
+        pa.field("passes", pa.bool_()),
+        pa.field("print", pa.string()),
         pa.field("notes", pa.list_(pa.string())),
         pa.field("faces", pa.int32()),
         pa.field("labels", pa.map_(pa.string(), pa.int8())),
@@ -68,18 +70,18 @@ PART_SCHEMA = pa.schema(
 
 _RECORDED = {"fingerprint", "run", "source", "secret", "started"}
 """What run.json holds at least."""
-_PUBLISHED = frozenset(
+PUBLISHED = frozenset(
     {"images", "data", "sealed", "metadata.parquet", "manifest.json", "README.md", "SHA256SUMS"}
     | {".incomplete"}
 )
-_PRIVATE = frozenset(
+PRIVATE = frozenset(
     {"run.json", "lock", "parts", "staging", "scan", "plan", "link.parquet", "faces.parquet"}
     | {"stages.json", "features", "scores.parquet", "scores.json", "position", "large"}
-    | {"review.html", "review.json", "missed.json"}
+    | {"review.html", "review.json", "missed.json", "begun"}
 )
 
 
-def _is_own(name: str, names: frozenset[str]) -> bool:
+def is_own(name: str, names: frozenset[str]) -> bool:
     """Whether a run of deid writes an entry of this name, unfinished ones included."""
     return name in names or bool(re.fullmatch(r"\d+-[0-9a-f]{16}|plan-\d+", name))
 
@@ -108,6 +110,11 @@ class Journal:
     def plan(self) -> Path:
         """What a whole-set method found in its pass over the input."""
         return self.folder / "plan"
+
+    @property
+    def begun(self) -> Path:
+        """Names of files that are about to be written and are in no part yet."""
+        return self.folder / "begun"
 
     def part(self, shard: int) -> Path:
         """The journal entry of a shard."""
@@ -150,11 +157,40 @@ class Journal:
         record: dict[str, Any] = json.loads((self.folder / "stages.json").read_text("utf-8"))
         return record
 
+    def note_names(self, note: str, names: Sequence[str]) -> None:
+        """Record names below OUT before they are written: no other file is ever removed."""
+        if names:
+            with writing():
+                self.begun.mkdir(exist_ok=True)
+                with open(self.begun / note, "a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(name) + "\n" for name in names)
+
+    def require(self) -> None:
+        """Make sure that the record of the run is still there.
+
+        Raises:
+            DeidError: somebody removed it while the run was under way.
+        """
+        if not (self.folder / "run.json").is_file():
+            raise DeidError(
+                f"{self.folder} was removed while the run was under way",
+                f"remove {self.out} and {self.folder}, then run the same command again",
+            )
+
     def write_part(self, shard: int, rows: list[tuple[Result, tuple[Written, ...]]]) -> None:
         """Mark a shard as done."""
+        self.require()
         table = pa.Table.from_pylist([_part_row(*row) for row in rows], schema=PART_SCHEMA)
         with AtomicParquet(self.part(shard), PART_SCHEMA, self.parts) as file:
             file.write(table)
+        (self.begun / f"{shard:06d}").unlink(missing_ok=True)
+
+    def read_part(self, shard: int) -> list[dict[str, Any]]:
+        """A shard's part, as far as is needed to tell what is left to do: see `resume`."""
+        columns = ["source", "status", "passes", "print", "outputs.list.element.name"]
+        with pq.ParquetFile(self.part(shard)) as file:
+            rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
+        return rows
 
     def published_names(self, shard: int) -> list[str]:
         """The names of the pictures that a finished shard wrote."""
@@ -173,38 +209,6 @@ class Journal:
             os.chmod(self.folder, 0o700)
             self.parts.mkdir(exist_ok=True)
 
-    def clear(self) -> None:
-        """Remove what an earlier run wrote, and nothing else. Its record goes last.
-
-        Raises:
-            DeidError: something lies there that deid did not write.
-        """
-        if self.read_run() is None:
-            return
-        for folder, names in ((self.out, _PUBLISHED), (self.folder, _PRIVATE)):
-            foreign = (
-                [e.name for e in folder.iterdir() if not _is_own(e.name, names)]
-                if (folder.is_dir())
-                else []
-            )
-            if foreign:
-                raise DeidError(
-                    f"{folder} holds {foreign[0]}, which deid did not write",
-                    "move it away, or choose another folder with --out",
-                )
-        with writing():
-            for folder, names in ((self.out, _PUBLISHED), (self.folder, _PRIVATE)):
-                own = (
-                    [e for e in folder.iterdir() if _is_own(e.name, names)]
-                    if (folder.is_dir())
-                    else []
-                )
-                for entry in sorted(own, key=lambda e: e.name == "run.json"):
-                    if entry.is_dir() and not entry.is_symlink():
-                        shutil.rmtree(entry)
-                    elif entry.name != "lock":
-                        entry.unlink()
-
     def write_position(self, key: str) -> None:
         """Name the input that is worked on, in case it ends its worker."""
         (self.folder / "position").write_text(key, encoding="utf-8")
@@ -220,7 +224,7 @@ class Journal:
 
     def clean(self) -> None:
         """Remove unfinished files; parts and links stay."""
-        for folder in (self.staging, scratch(self.out), self.folder / "scan"):
+        for folder in (self.staging, scratch(self.out), self.folder / "scan", self.begun):
             shutil.rmtree(folder, ignore_errors=True)
         for unfinished in self.parts.glob("*-*.parquet"):
             unfinished.unlink(missing_ok=True)
@@ -275,7 +279,7 @@ def seeded_secret(seed: int, signature: str) -> str:
     """The same for a run that is to be repeatable in another OUT: the same seed and inputs only.
 
     Args:
-        signature: `Source.signature`.
+        signature: `source.content_signature`.
     """
     return hashlib.sha256(f"deid secret\0{seed}\0{signature}".encode()).hexdigest()
 
@@ -286,6 +290,8 @@ def _part_row(result: Result, written: tuple[Written, ...]) -> dict[str, Any]:
         "source": sample.key,
         "status": result.status,
         "reason": result.reason,
+        "passes": sample.passes,
+        "print": sample.print,
         "notes": list(result.notes),
         "faces": result.faces,
         "labels": sorted(sample.labels.items()),

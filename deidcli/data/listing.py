@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deidcli.data.formats import is_postscript, unread
 from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks_like_image
+from deidcli.data.reading import Unreadable, open_regular
 from deidcli.errors import DeidError
 
 
@@ -41,6 +43,8 @@ class File:
     """Empty, or `skipped` or `failed`: not to be read, for this reason."""
     reason: str = ""
     is_picture: bool = False
+    passes: bool = False
+    """Whether what made it fail may pass."""
     root: str = ""
     """The real path that it must not lead out of; empty: links are followed."""
 
@@ -149,7 +153,9 @@ class _Walk:
             self._listing.twice += 1
             if files[before].status and not file.status:  # hidden, but named
                 old = files[before]
-                files[before] = File(old.key, file.path, file.size, "", "", file.is_picture)
+                files[before] = File(
+                    old.key, file.path, file.size, "", "", file.is_picture, root=file.root
+                )
         for path, key in self._links:  # grows while it is walked
             files += self._linked(path, key)
         return self._listing
@@ -187,7 +193,7 @@ class _Walk:
                         f"{top} cannot be read: {error.strerror}", "check its permissions"
                     ) from None
                 reason = f"folder cannot be read: {error.strerror}"
-                yield File(prefix.rstrip("/"), folder, 0, "failed", reason)
+                yield File(prefix.rstrip("/"), folder, 0, "failed", reason, passes=True)
                 continue
             folders: list[tuple[Path, str]] = []
             yield from self._entries(entries, prefix, root, folders)
@@ -205,7 +211,7 @@ class _Walk:
             key, path = prefix + _unique_name(entry.name, raw), Path(entry.path)
             problem = self._link_problem(entry)
             if problem is not None:
-                yield File(key, path, 0, *problem)
+                yield File(key, path, 0, *problem, passes=problem[0] == "failed")
             elif not entry.is_dir():
                 yield classify(path, key, "" if self._follow else root)
             elif entry.is_symlink():
@@ -257,16 +263,22 @@ def classify(path: Path, key: str, root: str, named: bool = False) -> File:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
             return File(key, path, status="skipped", reason="not a regular file")
-        suffix = path.suffix.lower()
+        size, suffix = info.st_size, path.suffix.lower()
         if suffix in FORMAT_OF_EXTENSION or suffix in READ_ONLY_EXTENSIONS:
-            return File(key, path, info.st_size, is_picture=True, root=root)
+            return File(key, path, size, is_picture=True, root=root)
         if suffix == ".parquet":
-            return File(key, path, info.st_size, root=root)
-        with path.open("rb") as file:
-            is_picture = looks_like_image(file.read(16))
+            return File(key, path, size, root=root)
+        if reason := unread(path):
+            return File(key, path, size, "failed", reason)
+        with open(open_regular(path), "rb") as file:
+            head = file.read(32)
     except OSError as error:
-        return File(key, path, status="failed", reason=f"cannot be read: {error.strerror}")
-    return File(key, path, info.st_size, is_picture=is_picture, root=root)
+        return File(key, path, 0, "failed", f"cannot be read: {error.strerror}", passes=True)
+    except Unreadable as error:  # what it is shows when it can be read
+        return File(key, path, size, "", is_picture=error.passes, root=root)
+    if is_postscript(head):
+        return File(key, path, size, "failed", unread(Path("x.eps")))
+    return File(key, path, size, is_picture=looks_like_image(head), root=root)
 
 
 def is_shard(file: File) -> bool:

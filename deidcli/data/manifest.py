@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from deidcli import __version__
 from deidcli.data.order import split_of
 from deidcli.data.sink import scratch, write_atomic
 from deidcli.data.source import Source
+from deidcli.data.sums import escape_sum_name
 from deidcli.errors import DeidError
 from deidcli.passwords import Keys
 from deidcli.sealing import manifest_mac
@@ -25,17 +25,6 @@ from deidcli.weights import file_sha256
 
 STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
 """Every input has exactly one of these."""
-
-
-def escape_sum_name(name: str) -> str:
-    """A file name as `sha256sum` writes it."""
-    return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def unescape_sum_name(text: str) -> str:
-    """The inverse of `escape_sum_name`."""
-    back = {"\\n": "\n", "\\r": "\r", "\\\\": "\\"}
-    return re.sub(r"\\[nr\\]", lambda match: back[match[0]], text)
 
 
 def write_sums(out: Path, sums: list[tuple[str, str]]) -> None:

@@ -22,6 +22,7 @@ from deidcli.data.journal import Journal
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.sink import SAME_TIME, AtomicParquet, scratch, staged_name
 from deidcli.data.source import Shard
+from deidcli.errors import DeidError
 
 BYTES_A_WRITE = 16 << 20
 ROWS_A_WRITE = 256
@@ -91,21 +92,40 @@ def merge(
     Returns:
         The published files, relative to OUT.
     """
-    staging = Journal(out).staging
+    journal = Journal(out)
+    staging = journal.staging
     staged: dict[str, list[Path]] = {}
     for shard in shards:
         if isinstance(shard, ParquetShard):
-            staged.setdefault(shard.key, []).append(staging / staged_name(shard.index))
+            path = staging / staged_name(shard.index)
+            # A shard whose rows all failed for its file's sake has none staged.
+            if path.exists() or journal.published_names(shard.index):
+                staged.setdefault(shard.key, []).append(path)
     found = []
     for key, paths in staged.items():
         name = f"data/{names[key]}"
-        if not (out / name).exists() or all(path.exists() for path in paths):
+        if all(path.exists() for path in paths):
             schema = pq.read_schema(paths[0])
             time = SAME_TIME if shuffled else None
             with AtomicParquet(out / name, schema, scratch(out), time) as file:
                 _copy(staging, orders[key], file)
+        elif not (out / name).exists():
+            require_there(out, name)
         found.append(name)
     return sorted(found) if shuffled else found
+
+
+def require_there(out: Path, name: str) -> None:
+    """The last look before a manifest says that a file was published.
+
+    Raises:
+        DeidError: somebody removed it.
+    """
+    if not (out / name).is_file():
+        raise DeidError(
+            f"{out / name} was removed while the run was under way",
+            "the same command again makes it anew",
+        )
 
 
 def _copy(staging: Path, order: Order, file: AtomicParquet) -> None:

@@ -23,7 +23,8 @@ from deidcli.data.columns import (
     is_plain,
     is_text,
 )
-from deidcli.data.images import looks_like_image
+from deidcli.data.image_column import declared_images, features_of, image_column
+from deidcli.data.reading import Unreadable, require_regular
 from deidcli.errors import DeidError
 from deidcli.faces.align import Box
 
@@ -71,6 +72,8 @@ class ParquetShard:
     first_row: int
     rows: int
     layout: Layout
+    root: str = ""
+    """The real path that the file must not lead out of; empty: links are followed."""
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
     """Key of a row -> faces that the user has marked (`--boxes FILE`)."""
 
@@ -92,6 +95,20 @@ class ParquetShard:
             for batch in file.iter_batches(ROWS_A_READ, row_groups=list(self.groups)):
                 yield row, batch
                 row += batch.num_rows
+
+
+def source_schema(shard: ParquetShard) -> pa.Schema:
+    """The schema of a shard's file.
+
+    Raises:
+        Unreadable: the file is gone, or no longer one.
+        pa.ArrowException: it is damaged.
+    """
+    require_regular(shard.path, shard.root)
+    try:
+        return pq.read_schema(shard.path)
+    except OSError as error:
+        raise Unreadable(f"parquet cannot be read ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,7 @@ def plan_file(path: Path, wish: Wish = NO_WISH) -> FilePlan:
 
 def _layout(file: pq.ParquetFile, wish: Wish) -> Layout:
     schema = file.schema_arrow
-    image = _image_column(file)
+    image = image_column(file)
     if image is None:
         names = ", ".join(schema.names[:12])
         raise NoPictures(
@@ -171,49 +188,6 @@ def _text_bytes(file: pq.ParquetFile, kinds: Mapping[str, pa.DataType]) -> dict[
     return {name: size / max(1, file.metadata.num_rows) for name, size in sizes.items()}
 
 
-def _image_column(file: pq.ParquetFile) -> str | None:
-    """The column that holds the pictures; `image` before others, then in file order."""
-    schema = file.schema_arrow
-    declared = _declared_images(schema)
-    names = sorted(schema.names, key=lambda n: (n not in declared, n != "image"))
-    candidates = [name for name in names if _may_hold_images(schema.field(name).type)]
-    structs = [name for name in candidates if pa.types.is_struct(schema.field(name).type)]
-    if structs:
-        return str(structs[0])
-    for name in candidates:
-        if name in declared or name.lower() in ("image", "img", "jpg", "png", "picture", "photo"):
-            return str(name)
-        first = next(iter(file.iter_batches(8, columns=[name])), None)
-        values = [] if first is None else first.column(0).to_pylist()
-        if any(value and looks_like_image(value[:16]) for value in values):
-            return str(name)
-    return None
-
-
-def _may_hold_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and _may_hold_images(kind.field(index).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _features(schema: pa.Schema) -> dict[str, Any]:
-    try:
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = info.get("info", {}).get("features", {})
-    except (ValueError, AttributeError, RecursionError):
-        return {}
-    return features if isinstance(features, dict) else {}
-
-
-def _declared_images(schema: pa.Schema) -> list[str]:
-    return [
-        name
-        for name, feature in _features(schema).items()
-        if isinstance(feature, dict) and feature.get("_type") == "Image"
-    ]
-
-
 def published_schema(schema: pa.Schema, layout: Layout) -> pa.Schema:
     """The schema of the published file, made anew: the picture, and the published columns.
 
@@ -221,12 +195,12 @@ def published_schema(schema: pa.Schema, layout: Layout) -> pa.Schema:
     features are those of the published columns; class names only of columns asked for by name.
     """
     fields, features = [], {}
-    declared = _features(schema)
+    declared = features_of(schema)
     for name in schema.names:
         kind = schema.field(name).type
         if name == layout.image:
             fields.append(pa.field(name, _image_type(kind)))
-            if layout.is_struct or name in _declared_images(schema):
+            if layout.is_struct or name in declared_images(schema):
                 features[name] = {"_type": "Image"}
         elif name in layout.published:
             fields.append(pa.field(name, bare_type(kind)))

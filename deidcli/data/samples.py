@@ -6,8 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +15,15 @@ from deidcli.data.attributes import Labels, known_split, to_label
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
 from deidcli.data.listing import printable
 from deidcli.data.parquet import ParquetShard
-from deidcli.data.source import FolderShard, Item, Shard
+from deidcli.data.reading import (
+    Unreadable,
+    data_print,
+    file_print,
+    read_regular,
+    require_regular,
+)
+from deidcli.data.source import LABEL_FILE, FolderShard, Item, Shard
 from deidcli.faces.align import Box
-
-LARGEST_FILE = 2 << 30
-"""Bytes; larger files are withheld unread."""
 
 EXTENSION_OF: dict[Format, str] = {
     "JPEG": ".jpg",
@@ -42,6 +45,11 @@ class Sample:
     status: str = ""
     """Empty: to be de-identified. Otherwise `skipped` or `failed`, with a reason."""
     reason: str = ""
+    passes: bool = False
+    """Whether what made it fail may pass, so that the same command tries it again."""
+    print: str = ""
+    """What the content is told by on a later run, see `reading.data_print`: of the picture, or of
+    the parquet file that the row is in."""
     name: str = ""
     """Output name of the frame (below `images/`, or the `path` in parquet)."""
     stem: str = ""
@@ -77,15 +85,11 @@ def random_name(key: str, secret: bytes) -> str:
 
 def _read_item(item: Item, secret: bytes | None) -> Sample:
     if item.status:
-        return Sample(item.key, status=item.status, reason=item.reason)
+        return Sample(item.key, b"", item.status, item.reason, item.passes, listed_print(item))
     try:
-        if Path(item.path).stat().st_size > LARGEST_FILE:
-            return Sample(item.key, status="failed", reason="the file is larger than 2 GB")
-        with open(item.path, "rb") as file:
-            data = file.read()
-    except (OSError, MemoryError) as error:
-        reason = f"cannot be read: {getattr(error, 'strerror', None) or 'no memory'}"
-        return Sample(item.key, status="failed", reason=reason)
+        data = read_regular(item.path, item.root)
+    except Unreadable as error:
+        return Sample(item.key, b"", "failed", error.reason, error.passes)
     extension = os.path.splitext(item.name)[1]
     name, stem = item.name, item.stem
     if secret is not None:
@@ -101,27 +105,45 @@ def _read_item(item: Item, secret: bytes | None) -> Sample:
         partition=item.partition,
         identity=item.identity,
         boxes=item.boxes,
+        print=data_print(data),
     )
 
 
 def _read_rows(shard: ParquetShard, secret: bytes | None) -> Iterator[Sample]:
     read = 0
     try:
+        require_regular(shard.path, shard.root)
+        told = file_print(shard.path)
         for first, batch in shard.batches():
             for offset in range(batch.num_rows):
                 row = batch.slice(offset, 1)
                 try:
-                    sample = _row_sample(shard, first + offset, row, secret)
+                    sample = replace(_row_sample(shard, first + offset, row, secret), print=told)
                 except Exception as error:  # such as text that is no UTF-8
                     key = f"{shard.key}#{first + offset}"
                     reason = f"row cannot be read: {type(error).__name__}"
-                    sample = Sample(key, status="failed", reason=reason)
+                    sample = Sample(key, status="failed", reason=reason, print=told)
                 yield sample
                 read += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, Unreadable) as error:
         reason = f"parquet cannot be read ({type(error).__name__})"
-        for number in range(shard.first_row + read, shard.first_row + shard.rows):
-            yield Sample(f"{shard.key}#{number}", status="failed", reason=reason)
+        if isinstance(error, Unreadable):
+            reason = error.reason
+        yield from failed_rows(shard, reason, read, passes=not isinstance(error, pa.ArrowException))
+
+
+def failed_rows(
+    shard: ParquetShard, reason: str, read: int = 0, passes: bool = False
+) -> Iterator[Sample]:
+    """The rows of a shard from the one after `read` others on, all failed."""
+    told = file_print(shard.path)
+    for number in range(shard.first_row + read, shard.first_row + shard.rows):
+        yield Sample(f"{shard.key}#{number}", b"", "failed", reason, passes, told)
+
+
+def listed_print(item: Item) -> str:
+    """The print of a file that is not read as a picture, but whose labels were."""
+    return file_print(item.path) if item.reason == LABEL_FILE else ""
 
 
 def _row_sample(
@@ -131,6 +153,7 @@ def _row_sample(
     value = row.column(layout.image)[0].as_py()
     data = value.get("bytes") if isinstance(value, dict) else value
     path = value.get("path") if isinstance(value, dict) else None
+    path = path if isinstance(path, str) else None
     if data is None:
         return Sample(key, status="skipped", reason="no picture in this row")
     stem = _safe_stem(path, number) if secret is None else random_name(key, secret)

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +175,11 @@ def write_atomic(path: Path, data: bytes, temporary: Path, time: int | None = No
 class FolderSink:
     """Pictures below OUT/images, under their own names."""
 
-    def __init__(self, out: Path, same_time: bool) -> None:
+    def __init__(
+        self, out: Path, same_time: bool, note: Callable[[list[str]], None] = lambda names: None
+    ) -> None:
+        """`note` is told the names, relative to OUT, of what is written next."""
+        self._note = note
         self._images = out / "images"
         self._scratch = scratch(out)
         self._time = SAME_TIME if same_time else None
@@ -188,6 +192,7 @@ class FolderSink:
             DeidError: the disk is full or not writable.
         """
         written: list[Written] = []
+        self._note([f"images/{output.name}" for output in result.outputs])
         for output in result.outputs:
             try:
                 write_atomic(self._images / output.name, output.data, self._scratch, self._time)
@@ -207,8 +212,7 @@ class ParquetSink:
     order and puts them together later."""
 
     def __init__(self, shard: parquet.ParquetShard, staging: Path) -> None:
-        with pq.ParquetFile(shard.path) as file:
-            schema = parquet.published_schema(file.schema_arrow, shard.layout)
+        schema = parquet.published_schema(parquet.source_schema(shard), shard.layout)
         self._layout = shard.layout
         self._file = AtomicParquet(staging / staged_name(shard.index), schema, staging)
         self._file.__enter__()

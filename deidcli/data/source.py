@@ -7,9 +7,8 @@ the listed pictures, or row groups of a parquet file. A shard is pickled to whoe
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,13 +27,18 @@ from deidcli.data.columns import (
     check_wish,
     fitted,
 )
-from deidcli.data.images import FORMAT_OF_EXTENSION
+from deidcli.data.formats import refusal
 from deidcli.data.listing import File, Root, is_shard, list_files, name_roots, printable
+from deidcli.data.names import Names
+from deidcli.data.parquet_files import ParquetFiles
 from deidcli.data.people import names_people
+from deidcli.data.reading import file_print
 from deidcli.errors import DeidError
 from deidcli.faces.align import Box
 
 Kind = Literal["folder", "parquet", "mixed"]
+LABEL_FILE = "label file"
+"""Why a file is skipped whose labels were read."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Item:
     status: str = ""
     """Empty: a picture to be read. Otherwise `skipped` or `failed`, decided while listing."""
     reason: str = ""
+    passes: bool = False
+    """Whether what made it fail may pass."""
     stem: str = ""
     """Output name of its crops below `images/`, without `_0.png`; unique."""
     name: str = ""
@@ -93,7 +99,8 @@ class Source:
     total: int
     """Inputs: files, or rows (an unreadable parquet file is one input)."""
     signature: str
-    """Changes when a file is added, removed, renamed or resized."""
+    """Changes when a file is added, removed or renamed, or a parquet file is cut otherwise. What
+    the files hold is told by their prints, shard by shard: see `resume`."""
     warnings: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
     """Attributes that at least one input has a label for, sorted."""
@@ -179,7 +186,7 @@ def _source(
 ) -> Source:
     """What the listed files are: pictures, parquet shards, or both."""
     has_pictures = any(f.is_picture and f.status == "" for f in files)
-    tables = _Tables([f for f in files if is_shard(f)], has_pictures, wish)
+    tables = ParquetFiles([f for f in files if is_shard(f)], has_pictures, wish)
     others = [f for f in files if f.key not in tables.keys]
     label_files = read_label_files(
         ((f.key, f.path) for f in others if f.status == ""),
@@ -205,7 +212,7 @@ def _source(
         roots[0].path,
         tuple(shards),
         sum(len(shard) for shard in shards),
-        _signature(files),
+        _signature(files, tables),
         (*said, *warnings, *tables.warnings(label_files.used)),
         tuple(sorted({n for i in items for n in i.labels} | tables.summary.labels)),
         any(item.partition for item in items) or tables.summary.has_partition,
@@ -219,13 +226,13 @@ def _source(
     )
 
 
-def _names_people(items: Sequence[Item], tables: _Tables) -> bool:
+def _names_people(items: Sequence[Item], tables: ParquetFiles) -> bool:
     keys = [item.key for item in items if not item.status]
     return any(map(lfw_identity, keys)) or any(map(names_people, (*keys, *tables.keys)))
 
 
 def _columns(
-    items: Sequence[Item], files: LabelFiles, tables: _Tables, table: Table, wish: Wish
+    items: Sequence[Item], files: LabelFiles, tables: ParquetFiles, table: Table, wish: Wish
 ) -> Columns:
     """What is published of all columns: of label files, of other tables, of parquet files."""
     labels = sorted({name for item in items for name in item.labels})
@@ -236,12 +243,19 @@ def _columns(
     return Columns.of([*kept, *tables.summary.published], [*files.seen, *tables.summary.seen])
 
 
-def _refuse(roots: Sequence[Root], files: Sequence[File], tables: _Tables) -> None:
+def _refuse(roots: Sequence[Root], files: Sequence[File], tables: ParquetFiles) -> None:
     """Say why there is nothing to do; return only where an input failed and can be listed."""
     only, shown = len(roots) == 1, printable(str(roots[0].path))
     if tables.errors:
         key, first = tables.errors[0]
         raise DeidError(f"{key}: {first.message}", first.hint)
+    known = refusal(f.path for f in files)
+    if known:
+        raise DeidError(f"{shown if only else 'the inputs'}: {known[0]}", known[1])
+    if only and roots[0].is_file and files[0].status == "failed":
+        raise DeidError(
+            f"{shown}: {files[0].reason}", "deid methods and README.md say what is read"
+        )
     if only and roots[0].is_file and not tables.empty:
         raise DeidError(
             f"{shown} is neither a picture nor a parquet file",
@@ -256,11 +270,30 @@ def _refuse(roots: Sequence[Root], files: Sequence[File], tables: _Tables) -> No
     raise DeidError(f"{where} no picture ({found} found)", "give a folder of pictures")
 
 
-def _signature(files: Sequence[File]) -> str:
+def _signature(files: Sequence[File], tables: ParquetFiles) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.key}\0{file.size}\0{file.status}\n".encode())
+        digest.update(f"{file.key}\n".encode())
+    for file, groups, _, rows, _ in tables.slices:
+        digest.update(f"{file.key}\0{groups}\0{rows}\n".encode())
     return digest.hexdigest()
+
+
+def content_signature(source: Source) -> str:
+    """As `Source.signature`, and it changes when what a file holds does: see
+    `reading.data_print`. Opens every file."""
+    digest = hashlib.sha256(source.signature.encode())
+    for path in dict.fromkeys(_paths(source)):
+        digest.update(f"{file_print(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _paths(source: Source) -> Iterator[str]:
+    for shard in source.shards:
+        if isinstance(shard, FolderShard):
+            yield from (item.path for item in shard.items)
+        else:
+            yield shard.path
 
 
 # ---------------------------------------------------------------------------- pictures
@@ -272,24 +305,24 @@ def shard_size(inputs: int) -> int:
 
 
 def _items(
-    files: Sequence[File], label_files: LabelFiles, tables: _Tables, table: Table
+    files: Sequence[File], label_files: LabelFiles, tables: ParquetFiles, table: Table
 ) -> list[Item]:
-    names = _Names(files)
+    names = Names(files)
     return [_item(file, label_files, names, tables, table) for file in files]
 
 
 def _item(
-    file: File, label_files: LabelFiles, names: _Names, tables: _Tables, table: Table
+    file: File, label_files: LabelFiles, names: Names, tables: ParquetFiles, table: Table
 ) -> Item:
     status, reason = file.status, file.reason
     if not status and file.key in label_files.used:
-        status, reason = "skipped", "label file"
+        status, reason = "skipped", LABEL_FILE
     elif not status and file.key in tables.problems:
         status, reason = tables.problems[file.key]
     elif not status and not file.is_picture:
         status, reason = "skipped", "not a picture"
     if status:
-        return Item(file.key, str(file.path), status, reason)
+        return Item(file.key, str(file.path), status, reason, file.passes)
     labels, partition, identity = label_files.of(file.key)
     return Item(
         file.key,
@@ -303,98 +336,3 @@ def _item(
         root=file.root,
         columns=table.row(file.key),
     )
-
-
-class _Names:
-    """Unique output names: the input's own, changed only where two would collide."""
-
-    def __init__(self, files: Sequence[File]) -> None:
-        self._stems: dict[str, int] = {}
-        for file in files:
-            if file.is_picture:
-                stem = _stem(file.key)
-                self._stems[stem] = self._stems.get(stem, 0) + 1
-        self._taken = {file.key for file in files if file.is_picture}
-
-    def stem(self, key: str) -> str:
-        """`a/b` for `a/b.jpg`, or `a/b.jpg` where `a/b.png` exists too."""
-        stem = _stem(key)
-        return stem if self._stems[stem] == 1 and stem not in self._taken else key
-
-    def name(self, key: str) -> str:
-        """The key itself; `.png` is added where its own format is not written."""
-        if os.path.splitext(key)[1].lower() in FORMAT_OF_EXTENSION:
-            return key
-        name = key + ".png"
-        while name in self._taken:
-            name = name[: -len(".png")] + "_.png"
-        self._taken.add(name)
-        return name
-
-
-def _stem(key: str) -> str:
-    return os.path.splitext(key)[0]
-
-
-# ---------------------------------------------------------------------------- parquet
-
-
-class _Tables:
-    """The parquet files among the inputs: those that are read, and why the others are not."""
-
-    def __init__(self, files: Sequence[File], has_pictures: bool, wish: Wish) -> None:
-        self._wish = wish
-        self.slices: list[tuple[File, tuple[int, ...], int, int, parquet.Layout]] = []
-        """File, its row groups, the first row, rows, layout: one a shard."""
-        self.keys: set[str] = set()
-        """Files that are read."""
-        self.problems: dict[str, tuple[str, str]] = {}
-        """Key -> status and reason of the others."""
-        self.errors: list[tuple[str, DeidError]] = []
-        self.summary = parquet.Summary()
-        self.empty = self.without = 0
-        for file in files:
-            self._add(file, has_pictures)
-
-    def _add(self, file: File, has_pictures: bool) -> None:
-        if printable(str(file.path)) != str(file.path):
-            self.problems[file.key] = ("failed", "its name is not UTF-8")
-            return
-        try:
-            plan = parquet.plan_file(file.path, self._wish)
-        except parquet.NoPictures as error:
-            # Beside pictures it is a table about them; alone, it was meant to hold some.
-            is_table = has_pictures or file.path.name.lower() == "metadata.parquet"
-            self.without += is_table
-            self.problems[file.key] = ("skipped" if is_table else "failed", error.message)
-            self.errors += [] if is_table else [(file.key, error)]
-            return
-        except DeidError as error:
-            self.problems[file.key] = ("failed", error.message)
-            self.errors.append((file.key, error))
-            return
-        if not any(rows for _, _, rows in plan.slices):
-            self.empty += 1
-            self.problems[file.key] = ("skipped", "a parquet file without rows")
-            return
-        self.keys.add(file.key)
-        self.slices += [(file, *cut, plan.layout) for cut in plan.slices]
-        self.summary = self.summary.add(plan)
-
-    def warnings(self, used: set[str]) -> list[str]:
-        """What the user should know about those that are not read.
-
-        Args:
-            used: keys of label files.
-        """
-        count = self.without - sum(key in self.problems for key in used)
-        if not count:
-            return []
-        return [f"{count} parquet files have no column of pictures: not read, not copied"]
-
-    def shards(self, first: int) -> list[Shard]:
-        """One shard a slice, numbered from `first`."""
-        return [
-            parquet.ParquetShard(number, str(file.path), file.key, groups, row, rows, layout)
-            for number, (file, groups, row, rows, layout) in enumerate(self.slices, first)
-        ]

@@ -166,6 +166,7 @@ def write_tables(run: Run, attributes: Sequence[str], has_nonces: bool) -> tuple
             if run.settings.seal:
                 places.append(row.place)
             if name.startswith("images/"):
+                order.require_there(run.out, name)
                 sums.append((name, row.sha256))
         for table in tables.values():
             table.flush()

@@ -65,11 +65,21 @@ def test_a_crowd_is_looked_at_from_edge_to_edge(monkeypatch: pytest.MonkeyPatch)
     places = [(20 + 60 * (n % 12), 20 + 70 * (n // 12), 30) for n in range(60)]
     frame = scene(places)
     assert np.mean(found(frame, places)) >= 0.95
-    looks: list[tuple[int, ...]] = []
+    seen = 0
     look = centerface.look
-    monkeypatch.setattr(search, "look", lambda p, *rest: looks.append(p.shape) or look(p, *rest))  # type: ignore[func-returns-value]
+
+    def counted(picture: np.ndarray, threshold: float, flip: bool = False) -> centerface.Cells:
+        nonlocal seen
+        seen += picture.shape[0] * picture.shape[1]
+        return look(picture, threshold, flip)
+
+    monkeypatch.setattr(search, "look", counted)
     Detector("auto")(frame)
-    assert max(shape[1] for shape in looks) >= 1400
+    assert seen >= 7 * 600 * 800  # twice at double size
+    seen = 0
+    monkeypatch.setattr(search, "CROWD_MEGAPIXELS", 0.4)
+    Detector("auto")(frame)
+    assert seen < 7 * 600 * 800
 
 
 @pytest.mark.parametrize("angle", [0, 60, 90, 180])

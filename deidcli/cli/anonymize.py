@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 OTHERS = {"out": Path, "password_file": Path}
 """What `--config` may set beside `Options`."""
 
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT", help="Folders, pictures, parquet files; - for a list of them on stdin."
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Options from a TOML file, or from a run's manifest.json."),
+]
+
 
 @with_options(Options)
 def anonymize(
     context: typer.Context,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Folders, pictures, parquet files; - for a list of them on stdin.",
-        ),
-    ],
+    inputs: Inputs,
     *,
     out: Annotated[
         Path | None,
@@ -40,12 +45,7 @@ def anonymize(
     ] = None,
     typed: dict[str, Any],
     password_file: PasswordFile = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", help="Options from a TOML file, or from a run's manifest.json."
-        ),
-    ] = None,
+    config: Config = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Say what would be done; write nothing.")
     ] = False,

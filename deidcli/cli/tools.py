@@ -88,16 +88,26 @@ TRAINABLE = {
 }
 """What `deid train` trains -> the module with its `Settings` and `train()`."""
 
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="WHAT",
+        help=", ".join(TRAINABLE) + ".",
+        autocompletion=completing(lambda: TRAINABLE),
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Keep the faces cut out of DATA here, as they are, for the next training; "
+        "default: in --out, until this one is done.",
+    ),
+]
+
 
 def train(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="WHAT",
-            help=", ".join(TRAINABLE) + ".",
-            autocompletion=completing(lambda: TRAINABLE),
-        ),
-    ],
+    what: What,
     data: Annotated[
         list[Path], typer.Argument(metavar="DATA", help="Folders of pictures, or parquet.")
     ],
@@ -113,14 +123,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the training; repeatable."),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache",
-            help="Keep the faces cut out of DATA here, as they are, for the next training; "
-            "default: in --out, until this one is done.",
-        ),
-    ] = None,
+    cache: Cache = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train weights. The same command again goes on after a kill.

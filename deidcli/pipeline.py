@@ -279,7 +279,7 @@ def finish_run(run: Run) -> dict[str, Any]:
         record["seal"] = {"file": sealed.FILE, "cipher": CIPHER}
     manifest.write_card(run.out, source, record, shards)
     keys = run.password.keys if run.password is not None and settings.seal else None
-    manifest.write_manifest(run.out, record, keys)
     review.write_review(run.out, review.spots_of(tally.doubts))
+    manifest.write_manifest(run.out, record, keys)
     Journal(run.out).clean()
     return record

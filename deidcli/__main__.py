@@ -10,6 +10,7 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    _open_closed_streams()
     try:
         from deidcli.cli import main as command
 
@@ -18,6 +19,19 @@ def main() -> None:
         sys.stderr.write("deid: stopped\n")
         sys.stderr.flush()
         os._exit(130)
+
+
+def _open_closed_streams() -> None:
+    """Where stdin, stdout or stderr was closed (`>&-`), let nothing else take its number: what a
+    library prints would land in the next file that is opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - to the end
 
 
 if __name__ == "__main__":

@@ -108,11 +108,13 @@ def _carefully(step: Step, run: Run, shard: Shard) -> int:
     run = dataclasses.replace(run, careful=True)
     while True:
         journal.take_position()
-        with worker_pool(1, run.threads) as pool:
-            try:
-                return pool.submit(step, run, shard).result()
-            except BrokenProcessPool:
-                key = journal.take_position()
+        pool = worker_pool(1, run.threads)
+        try:
+            return pool.submit(step, run, shard).result()
+        except BrokenProcessPool:
+            key = journal.take_position()
+        finally:  # without waiting: Ctrl-C ends it at once
+            pool.shutdown(wait=False, cancel_futures=True)
         if key is None or key in run.poisoned:
             raise DeidError(
                 "a worker was ended by the system, most likely for memory",

@@ -188,12 +188,13 @@ def _published_before(journal: Journal, shard: Shard) -> set[str]:
 def _write_shard(
     run: Run, shard: Shard, journal: Journal
 ) -> list[tuple[Result, tuple[Written, ...]]]:
+    stages = stages_of(run)  # first, for it is recorded even where no row can be read
     sink = _open_sink(run, shard, journal)
     rows: list[tuple[Result, Future[tuple[Written, ...]]]] = []
     samples = watched(read_samples(shard, run.secret), run)
     # One thread writes and waits for the disk while this one detects.
     with ThreadPoolExecutor(1) as writer:
-        for result in deidentify(samples, run, stages_of(run)):
+        for result in deidentify(samples, run, stages):
             rows.append((_without_data(result), writer.submit(sink.write, result)))
         written = [_written(*row) for row in rows]
     sink.close()

@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deidcli.data.columns import Wish
 from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS
@@ -190,10 +192,25 @@ def write_scan(folder: Path, shard: int, faces: Sequence[PlanFace]) -> None:
         shape = (len(faces), *(faces[0].chip.shape if faces else (0, 0, 3)))
         chips = np.stack([face.chip for face in faces]) if faces else np.zeros(shape, np.uint8)
         unfinished = folder / f".{shard:06d}-{os.getpid()}.npy"
-        np.save(unfinished, chips)
+        _save(unfinished, chips)
         os.replace(unfinished, folder / f"{shard:06d}.npy")
     listed = [[str(face.seed), face.person] for face in faces]
     write_atomic(folder / f"{shard:06d}.json", json.dumps(listed).encode(), folder)
+
+
+def _save(path: Path, values: NDArray[Any]) -> None:
+    """`np.save`, but where the disk is full the error says so: numpy's own has no number."""
+    with open(path, "wb") as file:
+        np.save(_Stream(file.write), values)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What is written to as to a file, and not taken for one."""
+
+    write: Callable[[bytes], int]
 
 
 def is_scanned(folder: Path, shard: int) -> bool:
@@ -218,7 +235,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
     with writing():
         unfinished.mkdir(parents=True, exist_ok=True)
         for name, values in plan.items():
-            np.save(unfinished / f"{name}.npy", values)
+            _save(unfinished / f"{name}.npy", values)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import wait
 from typing import get_args
 
@@ -63,6 +65,17 @@ def warm_up(modules: Sequence[str] = PRELOADED) -> None:
     milliseconds and share what was imported.
     """
     multiprocessing.set_forkserver_preload(list(modules))
+    try:
+        _start_server()
+    except OSError as error:
+        raise DeidError(
+            f"workers cannot be started: {error.strerror or error}",
+            "see that TMPDIR can be written, or use --workers 1",
+        ) from None
+
+
+def _start_server() -> None:
+    _shorten_temporary_folder()
     # The server and the workers forked from it are not told of Ctrl-C, or each would print a
     # traceback: this process is, and they end with it. The tracker comes first, for its start
     # lifts the mask.
@@ -72,6 +85,37 @@ def warm_up(modules: Sequence[str] = PRELOADED) -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+LONGEST_SOCKET = 100
+"""Bytes of a socket's path; Linux allows 107, macOS 103."""
+_SOCKET = "/pymp-12345678/listener-12345678"
+
+
+def _shorten_temporary_folder() -> None:
+    """Where TMPDIR is too long for the path of a socket, put sockets elsewhere."""
+    config = getattr(multiprocessing.current_process(), "_config", {})
+    usual = tempfile.gettempdir()
+    if config.get("tempdir") or len(os.fsencode(usual + _SOCKET)) <= LONGEST_SOCKET:
+        return
+    short = next((f for f in ("/tmp", "/var/tmp") if os.access(f, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise DeidError(
+            "the path of TMPDIR is too long for the sockets of workers",
+            "set TMPDIR to a shorter one, or use --workers 1",
+        )
+    tempfile.tempdir = short
+    try:
+        util.get_temp_dir()  # which is kept, and removed in the end
+    finally:
+        tempfile.tempdir = usual
+
+
+def remove_sockets() -> None:
+    """Remove the folder of the workers' sockets, which a process that just ends leaves behind."""
+    folder = getattr(multiprocessing.current_process(), "_config", {}).get("tempdir")
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_workers() -> None:

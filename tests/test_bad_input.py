@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deidcli.data import source as source_module
 from tests.conftest import Outcome, picture_bytes, statuses
 
 Deid = Callable[..., Outcome]
@@ -251,7 +250,7 @@ def test_folder_without_read_permission(
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(source_module.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     outcome = deid("anonymize", folder, "--out", out, "--workers", 1)
     assert outcome.code == 3
     found = statuses(out)

@@ -126,4 +126,8 @@ def main() -> None:
 
         end_workers()
         sys.exit(code)  # what they shared is released on the way out
-    os._exit(code)  # nothing is left to do
+    if "deidcli.processes" in sys.modules:
+        from deidcli.processes import remove_sockets
+
+        remove_sockets()
+    os._exit(code)  # nothing else is left to do

@@ -128,14 +128,12 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Decoded:
     except MemoryError:
         raise BadImage("too large for this machine's memory") from None
     except Exception as error:  # Pillow's decoders raise almost every built-in exception
-        raise BadImage(f"cannot be decoded: {_words(error)}") from None
+        raise BadImage(f"cannot be decoded: {_short(error)}") from None
 
 
-def _words(error: Exception) -> str:
-    """A decoder's complaint in our words: theirs may quote what is in the file."""
-    text = str(error).lower()
-    short = "truncated" in text or "broken data stream" in text or "unexpected end" in text
-    return "cut short or damaged" if short else f"damaged ({type(error).__name__})"
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:120]
 
 
 def _decode(data: bytes, max_megapixels: float) -> Decoded:

@@ -120,9 +120,6 @@ class Journal:
         """The journal entry of a shard."""
         return self.parts / f"{shard:06d}.parquet"
 
-    def is_done(self, shard: int) -> bool:
-        return self.part(shard).exists()
-
     def read_run(self) -> dict[str, Any] | None:
         """The record of the run that made this folder, or None if no run did."""
         try:
@@ -211,7 +208,8 @@ class Journal:
 
     def write_position(self, key: str) -> None:
         """Name the input that is worked on, in case it ends its worker."""
-        (self.folder / "position").write_text(key, encoding="utf-8")
+        with writing():
+            (self.folder / "position").write_text(key, encoding="utf-8")
 
     def take_position(self) -> str | None:
         """The input that was worked on last, once."""
@@ -254,7 +252,9 @@ class Journal:
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
         """Wait until no other worker of this run is inside."""
-        with open(self.folder / "large", "w") as file:
+        with writing():
+            file = open(self.folder / "large", "w")  # noqa: SIM115 - closed below
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -1,7 +1,7 @@
 """Find the faces of a frame: boxes, scores and five landmarks.
 
-Detectors: `auto`, the default (CenterFace, coarse to fine, `faces/search.py`), `hog` (dlib's
-frontal HOG detector), `cnn` (dlib's mmod network), and `none` (the picture is a face).
+Detectors: `auto`, the default (CenterFace, one look and close looks, `faces/search.py`), `hog`
+(dlib's frontal HOG detector), `cnn` (dlib's mmod network), and `none` (the picture is a face).
 docs/detectors.md has the measurements behind the default.
 """
 

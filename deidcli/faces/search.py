@@ -1,10 +1,10 @@
-"""Find the faces of a picture of any size, from 8 px on: a coarse look, then close looks at hints.
+"""Find the faces of a picture of any size, from 8 px on: one look, then close looks at hints.
 
-A small face that the network would find in the whole picture leaves a faint trace in the heat map
-of the picture reduced to half. So the picture is looked at once at half size, which costs a
-quarter, and then closely, twice, only where that look left a hint that no sure face explains: once
-as it is, and once mirrored and widened. A face convinces both times, most false alarms only once.
-docs/detectors.md has the measurements behind the constants.
+A face too small for the network leaves a faint trace in the heat map all the same. So the picture
+is looked at once as it is, and then closely, twice, at double size, only where that look left a
+hint that no sure face explains: once as it is, and once mirrored and widened. A face convinces
+both times, most false alarms only once. docs/detectors.md has the measurements behind the
+constants.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from deidcli.faces.align import Image
 from deidcli.faces.centerface import Cells, look
 
-COARSE = 0.5
-"""Scale of the first look."""
+COARSE = 1.0
+"""Scale of the first look. At 0.5 the hints of small faces that stand alone are lost, and those of
+dark skin before others (docs/detectors.md)."""
 SMALLEST_SIDE = 96
 """px that the longer side has at least in the first look; tiny pictures are enlarged for it."""
 THUMBNAIL = 320
 """px of the longer side in a second first look, which finds faces too large for the network."""
-HINT = 0.03
+HINT = 0.06
 """Heat from which a place is looked at again."""
 SURE = 0.5
 """Score from which a face is certain enough that its own place needs no closer look."""
@@ -36,7 +37,7 @@ BANDS = ((0.0, 40.0, 2.0), (40.0, 128.0, 1.0), (128.0, math.inf, 0.5))
 """Sizes in px of hints, from and below, and the scale at which they are looked at closely."""
 CROWD, CROWD_MEGAPIXELS = 8, 2.0
 """So many small hints make a crowd, which is looked at closely from edge to edge; but not in
-larger pictures, where this would take seconds and a first look at half size sees more."""
+larger pictures, where this would take seconds."""
 WIDEN, FLATTEN = 1.2, 0.8
 """How the second close look stretches the picture, beside its scale: across and down."""
 WEAK = 0.05
@@ -130,7 +131,7 @@ def _overlaps(
 
 
 def search(picture: Image, threshold: float, doubt: float, *, everywhere: bool = False) -> Found:
-    """Look coarsely, then closely where there is a hint.
+    """Look once, then closely where there is a hint.
 
     Args:
         picture: (H, W, 3) uint8 RGB.

@@ -41,7 +41,7 @@ class Left:
         """For the user, of a run that was finished before."""
         said = ["some of the output is gone and is made again"] if self.gone else []
         if self.failed:
-            said.append(f"{self.failed} inputs that failed are tried again")
+            said.append(f"inputs that failed and are tried again: {self.failed}")
         return "; ".join(said) or "some of it was not finished"
 
 
@@ -146,7 +146,7 @@ def _to_be_tried(
     out, whole_set = run.out, needs_prepare(run.settings.method)
     if isinstance(shard, ParquetShard):
         same = prints.of(shard.path)
-        changed = [row["source"] for row in rows if row["print"] and row["print"] != same]
+        changed = [row for row in rows if same and row["print"] and row["print"] != same]
         tried = [row["source"] for row in rows if row["passes"] and (same or not whole_set)]
         if changed and not tried:
             raise _changed(out, shard.key)

@@ -118,6 +118,15 @@ def test_links_within_the_input_are_read_and_others_when_asked(tmp_path: Path, d
     assert statuses(followed)["out.jpg"][0] == "ok"
 
 
+def test_a_link_into_another_of_the_inputs_is_read(tmp_path: Path, deid: Deid) -> None:
+    a, b = copy_people(tmp_path / "a", 1), copy_people(tmp_path / "b", 2)
+    (a / "link.jpg").symlink_to(b / "person_02.jpg")
+    out = tmp_path / "out"
+    outcome = deid("anonymize", a, b, "--out", out, *LIGHT)
+    assert outcome.code == 0, outcome.stderr
+    assert statuses(out)["a/link.jpg"][0] == "ok"
+
+
 def test_regular_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()

@@ -205,7 +205,7 @@ def test_what_could_not_be_read_is_tried_again(
     assert deid(*args).code == 3
     assert statuses(out)["person_02.jpg"] == ("failed", "cannot be read: Permission denied")
     again = deid(*args)
-    assert again.code == 3 and "1 inputs that failed are tried again" in again.stderr
+    assert again.code == 3 and "inputs that failed and are tried again: 1" in again.stderr
     assert deid("verify", out).code == 0
     unreadable(None)
     assert deid(*args).code == 0

@@ -106,7 +106,7 @@ def test_what_is_named_twice_is_listed_once_and_said(tmp_path: Path) -> None:
     roots = [folder, tmp_path / "link", folder / "sub", folder / "person_01.jpg"]
     source = open_source(roots)
     assert keys(source) == ["in/person_01.jpg", "in/person_02.jpg", "in/sub/q.jpg"]
-    assert source.warnings == ("3 inputs were named twice or lie in another one: listed once",)
+    assert source.warnings == ("inputs named twice, or within another one, and listed once: 3",)
     named = open_source([folder, folder / ".hidden.jpg"])
     assert "in/.hidden.jpg" in keys(named)
 

@@ -213,13 +213,20 @@ class _Walk:
             if problem is not None:
                 yield File(key, path, 0, *problem, passes=problem[0] == "failed")
             elif not entry.is_dir():
-                yield classify(path, key, "" if self._follow else root)
+                yield classify(path, key, self._bounds(entry, root))
             elif entry.is_symlink():
                 self._links.append((path, key))
             elif self._is_seen(path):
                 yield File(key, path, 0, "skipped", "a folder that is listed elsewhere")
             else:
                 folders.append((path, key + "/"))
+
+    def _bounds(self, entry: os.DirEntry[str], root: str) -> str:
+        """The root that a file must not lead out of: of a link, the one that it leads into."""
+        if self._follow or not entry.is_symlink():
+            return "" if self._follow else root
+        target = Path(entry.path).resolve()
+        return next((str(real) for real in self._inside if target.is_relative_to(real)), root)
 
     def _link_problem(self, entry: os.DirEntry[str]) -> tuple[str, str] | None:
         if not entry.is_symlink():

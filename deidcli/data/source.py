@@ -153,7 +153,7 @@ def open_source(
     named = name_roots(given)
     listing = list_files(named, follow_links)
     twice = listing.twice + len(given) - len(named)
-    said = [f"{twice} inputs were named twice or lie in another one: listed once"] if twice else []
+    said = [f"inputs named twice, or within another one, and listed once: {twice}"] if twice else []
     return _source(named, listing.files, tuple(listing.linked), said, wish)
 
 

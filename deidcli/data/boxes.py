@@ -23,8 +23,6 @@ from deidcli.faces.align import Box
 
 COLUMN = "column:"
 """What `--boxes` begins with where it names a column and not a file."""
-DIGEST = "sha256:"
-"""What the record of a run begins with that had a file."""
 _CORNERS = ("x0", "y0", "x1", "y1")
 _SIDES = ("x", "y", "width", "height")
 _LISTS = ("boxes", "bbox", "bboxes", "box")
@@ -45,13 +43,8 @@ def identify(boxes: str | None) -> str | None:
         if not boxes[len(COLUMN) :]:
             raise UsageError("--boxes column: names no column", "for example --boxes column:bbox")
         return boxes
-    if boxes.startswith(DIGEST) and not Path(boxes).exists():
-        raise UsageError(
-            "that run had a file of boxes, of which its manifest has the sha256 only",
-            "name the file again: --boxes FILE",
-        )
     try:
-        return DIGEST + hashlib.sha256(Path(boxes).read_bytes()).hexdigest()
+        return "sha256:" + hashlib.sha256(Path(boxes).read_bytes()).hexdigest()
     except OSError as error:
         raise UsageError(f"--boxes {boxes} cannot be read: {error.strerror}", _HINT) from None
 

@@ -22,7 +22,7 @@ from deidcli.data.images import decode
 from deidcli.faces.align import Image
 from deidcli.faces.detect import THRESHOLD
 
-TURNED_PICTURES = 200
+PICTURES = 200
 HELD_OUT_LFW = 1500
 A_GROUP = 250
 CANVAS = 416
@@ -31,9 +31,12 @@ SMALL = 24.0
 """Size in px of the face in a small picture, as dlib's network draws its box."""
 DARK = 2.5
 """Exponent that darkens: mid-gray, 128, becomes 46."""
+ALONE = (12.0, 16.0, 24.0, 40.0)
+"""The same where only size is asked about."""
 DETECTORS: dict[str, tuple[Callable[[Image], Seen], float]] = {
     "ours": (ours, THRESHOLD),
     "CenterFace, one pass": (one_pass(1.0), 0.2),
+    "CenterFace, twice the size": (one_pass(2.0), 0.2),
     "dlib hog": (hog, 0.0),
     "dlib cnn": (cnn, 0.0),
 }
@@ -166,11 +169,26 @@ def count_found(faces: list[OneFace], names: tuple[str, ...]) -> list[str]:
     return found
 
 
+def validation_faces(data: Path) -> list[OneFace]:
+    """Faces of other people than those of celeba/test."""
+    pictures = itertools.islice(celeba(data, split="validation"), 0, None, 7)
+    return list(itertools.islice(with_a_face(pictures), PICTURES))
+
+
+def alone(data: Path) -> None:
+    """One small face in a picture of `CANVAS` px, where nothing tells a detector of a crowd."""
+    faces = validation_faces(data)
+    names = ("ours", "CenterFace, one pass", "CenterFace, twice the size")
+    header("size of the face", *names)
+    for size in ALONE:
+        row(f"{size:.0f} px", *count_found([shrink(face, size) for face in faces], names))
+
+
 def turned(data: Path) -> None:
     """Validation pictures of celeba under every change, large and small."""
-    pictures = itertools.islice(celeba(data, split="validation"), 0, None, 7)
-    faces = list(itertools.islice(with_a_face(pictures), TURNED_PICTURES))
-    large, small = tuple(DETECTORS), ("ours", "CenterFace, one pass")
+    faces = validation_faces(data)
+    large = ("ours", "CenterFace, one pass", "dlib hog", "dlib cnn")
+    small = ("ours", "CenterFace, one pass")
     header("change", *large, *(f"{name}, small" for name in small))
     changes: dict[str, Callable[[OneFace], OneFace]] = {
         "none": lambda face: face,

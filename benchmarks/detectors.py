@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import cv2
 import torch
 
 from benchmarks import detector_stress
-from benchmarks.detector_candidates import Candidate, candidates, ours
+from benchmarks.detector_candidates import Candidate, candidates, changed, ours
 from benchmarks.detector_left import faces_left
 from benchmarks.detector_rule import (
     NO_BOXES,
@@ -122,19 +121,6 @@ def halves(data: Path) -> None:
             )  # fmt: skip
 
 
-@contextmanager
-def changed(**values: Any) -> Iterator[None]:
-    """`faces/search.py` with other constants or functions, for a while."""
-    before = {name: getattr(search, name) for name in values}
-    for name, value in values.items():
-        setattr(search, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(search, name, value)
-
-
 def ablations(data: Path) -> None:
     """Ours with parts left out or changed, on frames/crowd, and times on frames/wild beside it."""
     look_at = search.look_at
@@ -152,10 +138,10 @@ def ablations(data: Path) -> None:
         "second look not mirrored": {"look_at": unmirrored},
         "no crowd rule": {"CROWD": 1_000_000},
         "every picture a crowd": {"CROWD": 0},
-        "hints from 0.02": {"HINT": 0.02},
-        "hints from 0.05": {"HINT": 0.05},
+        "hints from 0.03": {"HINT": 0.03},
+        "hints from 0.1": {"HINT": 0.1},
         "first look at 0.75, hints from 0.04": {"COARSE": 0.75, "HINT": 0.04},
-        "first look at full size, hints from 0.05": {"COARSE": 1.0, "HINT": 0.05},
+        "first look at 0.5, hints from 0.03": {"COARSE": 0.5, "HINT": 0.03},
     }
     faces = detector_stress.validation_faces(data)
     alone = [[detector_stress.shrink(face, size) for face in faces] for size in (12.0, 16.0)]

@@ -112,8 +112,9 @@ def best(cells: Cells) -> Cells:
     left = np.argsort(-cells.scores, kind="stable")
     kept = []
     while len(left):
-        kept.append(left[0])
-        overlap, within = _overlaps(cells.boxes[left[0]], cells.boxes[left])
+        first, left = left[0], left[1:]  # a box without area would not overlap even itself
+        kept.append(first)
+        overlap, within = _overlaps(cells.boxes[first], cells.boxes[left])
         left = left[(overlap < SAME) & (within < WITHIN)]
     return cells.take(np.array(kept, int))
 

@@ -128,6 +128,22 @@ def test_one_look_alone_is_half_a_conviction() -> None:
     assert sorted(apart.scores) == pytest.approx([0.1, 0.3])
 
 
+def test_a_box_without_area_is_kept_once_and_does_not_hang() -> None:
+    boxes = np.array([[5, 5, 5, 5], [20, 20, 40, 40], [21, 21, 41, 41]], np.float32)
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    cells = centerface.Cells(boxes, scores, np.zeros((3, 5, 2), np.float32))
+    rounds = iter(range(10))  # a loop without end fails here instead of standing still
+    with pytest.MonkeyPatch.context() as patch:
+        overlaps = search._overlaps
+
+        def counted(*args: np.ndarray) -> object:
+            next(rounds)
+            return overlaps(*args)
+
+        patch.setattr(search, "_overlaps", counted)
+        assert search.best(cells).scores.tolist() == pytest.approx([0.9, 0.8])
+
+
 def test_doubts_are_neither_faces_nor_nothing() -> None:
     frame = scene([(30, 20, 14), (300, 300, 300)])
     said = search.search(frame, 0.99, DOUBT)

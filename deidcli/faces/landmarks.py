@@ -29,6 +29,7 @@ from deidcli.faces.align import (
     similarity,
     unit_affine,
 )
+from deidcli.faces.regions import REGIONS
 from deidcli.weights import DLIB_LANDMARKS, pip_file
 
 
@@ -63,6 +64,10 @@ FITTING_OFFSET = 0.35
 """Largest distance of its middle from the usual one, in sides of the mean face, in x and y."""
 TURNED = math.radians(25)
 """From this roll on a face is set upright before dlib's predictor sees it."""
+COVERED = 0.95
+"""Share of a box that the head region of its landmarks holds at least."""
+SPREAD, SPREADS = 0.96, 20
+"""Factor by which a face's scale falls at a step until it does, and the most steps."""
 UPRIGHT_SIDE = 200
 """px of the upright picture that is made for it."""
 
@@ -130,6 +135,52 @@ def fits(points: Points, box: Box, shape: BoxShape = DLIB_BOX) -> bool:
 def find_landmarks(
     gray: Image, box: Box, shape: BoxShape, points: Points | None = None
 ) -> Points | None:
+    """The five landmarks of a face, by whatever finds some that fit; its head holds the box.
+
+    A region is sized by the landmarks, so where their head would leave some of the box uncovered,
+    they are moved to its middle and spread until it does not.
+
+    Args:
+        gray: (H, W) uint8.
+        points: (5, 2), CenterFace's own for this face.
+
+    Returns:
+        (5, 2) float64 in dlib's order, frame pixels; None where none fit.
+    """
+    found = _find(gray, box, shape, points)
+    return None if found is None else covering(found, box, shape)
+
+
+def covering(points: Points, box: Box, shape: BoxShape) -> Points:
+    """Landmarks as they are, or spread so that the head region holds COVERED of the box.
+
+    Args:
+        points: (5, 2) that fit the box.
+    """
+    unit = unit_affine(points)
+    if head_share(unit, box) >= COVERED:
+        return points
+    middle = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+    for step in range(SPREADS):
+        grown = unit.copy()
+        grown[:, :2] *= SPREAD**step
+        grown[:, 2] = np.array(shape.center) - grown[:, :2] @ middle
+        if head_share(grown, box) >= COVERED:
+            break
+    return apply_affine(invert(grown), MEAN_FACE_5)
+
+
+def head_share(unit: Affine, box: Box) -> float:
+    """The share of a box that lies in the head region of a face's unit square."""
+    steps = (np.arange(16) + 0.5) / 16
+    x, y = np.meshgrid(box[0] + steps * (box[2] - box[0]), box[1] + steps * (box[3] - box[1]))
+    u, v = apply_affine(unit, np.stack([x.ravel(), y.ravel()], 1)).T
+    head = REGIONS["head"]
+    inside = np.hypot((u - head.x) / head.half_width, (v - head.y) / head.half_height) <= 1
+    return float(inside.mean())
+
+
+def _find(gray: Image, box: Box, shape: BoxShape, points: Points | None = None) -> Points | None:
     """The five landmarks of a face, by whatever finds some that fit.
 
     Args:

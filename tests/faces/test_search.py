@@ -10,7 +10,14 @@ from PIL import Image
 from deidcli.faces import centerface, search
 from deidcli.faces.align import unit_affine
 from deidcli.faces.detect import DOUBT, THRESHOLD, Detector
-from deidcli.faces.landmarks import CENTERFACE_BOX, find_landmarks
+from deidcli.faces.landmarks import (
+    CENTERFACE_BOX,
+    COVERED,
+    covering,
+    find_landmarks,
+    head_share,
+    landmarks_from_box,
+)
 from tests.conftest import PEOPLE
 
 FACE = (0.25, 0.2, 0.75, 0.75)
@@ -174,3 +181,24 @@ def test_no_landmarks_where_none_fit() -> None:
     box = (20.0, 20.0, 60.0, 70.0)
     heap = np.full((5, 2), 40.0)
     assert find_landmarks(gray, box, CENTERFACE_BOX, heap + np.eye(5, 2)) is None
+
+
+@pytest.mark.parametrize("stretch", [0.6, 1.0, 1.5])
+def test_the_head_region_holds_the_detected_box(stretch: float) -> None:
+    """Also of squeezed pictures, whose faces are narrower or wider than a head."""
+    frame = scene([(40, 40, 200), (420, 200, 300), (60, 320, 80)])
+    squeezed = np.asarray(cv2.resize(frame, (round(800 * stretch), 600)), np.uint8)
+    faces = Detector("auto")(squeezed)
+    assert len(faces) >= 3
+    for face in faces:
+        assert head_share(unit_affine(face.landmarks), face.box) >= COVERED
+
+
+def test_landmarks_are_spread_only_where_they_must_be() -> None:
+    box = (100.0, 100.0, 220.0, 260.0)
+    good = landmarks_from_box(box, CENTERFACE_BOX)
+    assert covering(good, box, CENTERFACE_BOX) is good
+    small = good.mean(0) + 0.7 * (good - good.mean(0)) + [8, 12]
+    assert head_share(unit_affine(small), box) < COVERED
+    spread = unit_affine(covering(small, box, CENTERFACE_BOX))
+    assert head_share(spread, box) >= COVERED

@@ -177,7 +177,8 @@ def _try(
     settings: RunSettings, source: Source, options: Options, count: int, reporter: Reporter
 ) -> Tried:
     """A sample all the way through, in this process."""
-    from deidcli import stages
+    from deidcli.batches import deidentify
+    from deidcli.stages import stages_of
 
     if needs_prepare(settings.method):  # it wants all faces; a filter is as quick
         settings = dataclasses.replace(settings, method="blackout", method_settings={})
@@ -188,12 +189,12 @@ def _try(
         run = _run(settings, source, options, Path(folder) / "out")
         Journal(run.out).create()
         begun = time.monotonic()
-        loaded = stages.stages_of(run)
-        list(stages.deidentify(samples[:1], run, loaded))  # networks load at their first picture
+        loaded = stages_of(run)
+        list(deidentify(samples[:1], run, loaded))  # networks load at their first picture
         loading = time.monotonic() - begun
         begun = time.monotonic()
         reporter.progress("trying", 0, len(samples))
-        for result in stages.deidentify(samples, run, loaded):
+        for result in deidentify(samples, run, loaded):
             reporter.progress("trying", 1, len(samples))
             statuses[result.status] += 1
             faces += result.faces

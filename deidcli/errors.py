@@ -52,3 +52,10 @@ class Stopped(DeidError):
 
     def __reduce__(self) -> tuple[type[DeidError], tuple[str, ...]]:
         return (type(self), (self.hint,))
+
+
+def words(error: Exception) -> str:
+    """An exception in one line, for the record of an input; what a library said may quote it."""
+    if isinstance(error, DeidError):
+        return error.message
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from deidcli import __version__, planning, review
+from deidcli.batches import deidentify
 from deidcli.data import geometry, manifest, sealed, tables
 from deidcli.data.clearing import clear
 from deidcli.data.journal import Journal, new_secret, recorded_roots, seeded_secret
@@ -41,10 +42,11 @@ from deidcli.methods import (
     needs_password,
     needs_prepare,
 )
+from deidcli.opening import open_sample
 from deidcli.run import Run
 from deidcli.sealing import CIPHER
 from deidcli.settings import RunSettings, differences, fingerprint, published_print
-from deidcli.stages import Work, deidentify, open_sample, stages_of
+from deidcli.stages import Work, stages_of
 from deidcli.weights import weights_in_use
 
 

@@ -175,6 +175,17 @@ def test_copy_withholds_what_a_second_look_finds(
     assert statuses(tmp_path / "two")["face.png"] == ("no_face", "no face found, copied")
 
 
+def test_what_cannot_be_looked_at_again_is_not_copied(
+    tmp_path: Path, pictures: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deidcli.faces.second_look.SecondLook.__call__", lambda *_: 1 / 0)
+    out = tmp_path / "out"
+    outcome = deid("anonymize", pictures, "--on-no-face", "copy", "--out", out, *PLAIN)
+    assert outcome.code == 3 and statuses(out)["face.png"][0] == "ok"
+    assert statuses(out)["wall.png"][0] == "failed"
+    assert not (out / "images/wall.png").exists()
+
+
 def test_second_look_leaves_replaced_faces_alone() -> None:
     frame = np.asarray(Image.open(PEOPLE / "scenes/gallery_wall.jpg").convert("RGB"))
     places = second_look.SecondLook()(frame)

@@ -202,3 +202,33 @@ def test_landmarks_are_spread_only_where_they_must_be() -> None:
     assert head_share(unit_affine(small), box) < COVERED
     spread = unit_affine(covering(small, box, CENTERFACE_BOX))
     assert head_share(spread, box) >= COVERED
+
+
+def test_a_small_face_has_to_convince_both_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the mirrored, widened look does not see keeps half of its score."""
+    frame = scene([(300, 200, 34)])
+    monkeypatch.setattr(search, "SURE", 2.0)  # the first look alone convinces nobody
+    usual = search.search(frame, 0.0, 0.0).faces.scores.max()
+    shapes = []
+    look = centerface.look
+
+    def blind(picture: np.ndarray, threshold: float, flip: bool = False) -> centerface.Cells:
+        shapes.append((flip, *picture.shape[:2]))
+        return look(picture, threshold) if not flip else centerface.Cells.join([])
+
+    monkeypatch.setattr(search, "look", blind)
+    alone = search.search(frame, 0.0, 0.0).faces.scores.max()
+    assert alone < 0.75 * usual
+    plain = [shape for shape in shapes[1:] if not shape[0]]
+    other = [shape for shape in shapes[1:] if shape[0]]
+    assert len(other) == len(plain) >= 1
+    assert all(b[2] > a[2] and b[1] < a[1] for a, b in zip(plain, other, strict=True))
+
+
+def test_found_landmarks_cover_their_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    box = (100.0, 100.0, 220.0, 260.0)
+    good = landmarks_from_box(box, CENTERFACE_BOX)
+    small = good.mean(0) + 0.7 * (good - good.mean(0)) + [8, 12]
+    monkeypatch.setattr("deidcli.faces.landmarks._find", lambda *_: small)
+    found = find_landmarks(np.zeros((400, 400), np.uint8), box, CENTERFACE_BOX)
+    assert found is not None and head_share(unit_affine(found), box) >= COVERED

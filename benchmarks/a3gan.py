@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.dae import Faces, embed, load_faces, percent
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
-from deidcli.evaluate import attributes, identity, quality
+from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.evaluate import identity, quality
+from deidcli.faces import attributes
 from deidcli.evaluate.features import (
     DETECT_PADDING,
     DETECT_SIZE,
@@ -35,9 +36,10 @@ from deidcli.evaluate.features import (
 )
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, chip_affine, crop, paste
-from deidcli.methods import Context, load_method
-from deidcli.methods.a3gan import mask_of
-from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES, CHANGE
+from deidcli.methods import load_method
+from deidcli.methods.base import Context
+from deidcli.methods.a3gan.method import mask_of
+from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES, CHANGE
 
 COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in (*ATTRIBUTES, *ALSO)]
 

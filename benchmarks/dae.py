@@ -35,12 +35,13 @@ from deidcli.evaluate import identity
 from deidcli.evaluate.features import DETECT_PADDING, DETECT_SIZE, found_by_cnn
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points, chip_affine, crop, paste
-from deidcli.methods import Context, load_method
-from deidcli.methods import dae_training as recipe
-from deidcli.methods.dae import blended, edge_mask, rim_to_face, snapped
-from deidcli.methods.dae_nets import PADDING, SIDE
-from deidcli.training_chips import _find
-from deidcli.weights import download_folder
+from deidcli.methods import load_method
+from deidcli.methods.base import Context
+from deidcli.methods.dae import train as recipe
+from deidcli.methods.dae.method import blended, edge_mask, rim_to_face, snapped
+from deidcli.methods.dae.networks import PADDING, SIDE
+from deidcli.training.chips import _find
+from deidcli.weights.pip_files import download_folder
 
 Make = Callable[[Tensor], Tensor]
 """(N, 3, 64, 64) chips in [0, 1] -> the same, de-identified."""
@@ -216,7 +217,7 @@ ROWS: dict[int, list[tuple[str, dict[str, str]]]] = {
 
 def tables(args: argparse.Namespace) -> None:
     """Train and measure the rows of some tables, all with the shipped deblurrer and smoother."""
-    from deidcli.methods import parse_fields
+    from deidcli.fields import parse_fields
 
     faces = load_faces(args.test, args.faces, args.distinct)
     filters = load_method("dae", {}, "cpu").filters  # type: ignore[attr-defined]
@@ -288,7 +289,7 @@ def chips_alone(faces: Faces, make: Make) -> list[Image]:
 
 def figures(args: argparse.Namespace) -> None:
     """Identity by every installed recognizer, for chips and frames, and what is kept, in frames."""
-    from deidcli.evaluate import attributes
+    from deidcli.faces import attributes
 
     given = dict(pair.split("=", 1) for pair in args.set or [])
     faces = load_faces(args.test, args.faces)
@@ -332,7 +333,7 @@ def reverse(args: argparse.Namespace) -> None:
     face's code (the plain autoencoder's) to the original's embedding: by ridge regression, and by
     a network. Also what the deterministic part alone gives.
     """
-    from deidcli.training_chips import load_all
+    from deidcli.training.chips import load_all
 
     torch.manual_seed(0)
     _, make = method_of(dict(pair.split("=", 1) for pair in args.set or []))

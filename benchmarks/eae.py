@@ -30,15 +30,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.leakage import blur, jpeg, numbers
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
-from deidcli.data.attributes import LETTERS as ALL_LETTERS
+from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.celeba import LETTERS as ALL_LETTERS
 from deidcli.faces import recognizers
 from deidcli.faces.align import MEAN_FACE_5, Image
 from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import landmarks
-from deidcli.methods import Context, eae, eae_settings
-from deidcli.training_chips import Chips, load_all
-from deidcli.weights import download_folder, own_cards
+from deidcli.methods.base import Context
+from deidcli.methods.eae import method as eae, settings as eae_settings
+from deidcli.training.chips import Chips, load_all
+from deidcli.weights.own import own_cards
+from deidcli.weights.pip_files import download_folder
 
 POINTS = (MEAN_FACE_5 + eae.PADDING) * eae.SIDE / (1 + 2 * eae.PADDING) - 0.5
 """Where the five landmarks lie in every chip, px."""
@@ -466,7 +468,7 @@ def multiplications(method: eae.EmbeddedAutoencoders) -> float:
 
 def targets(args: argparse.Namespace) -> None:
     """Soft labels for `deid train eae --set targets=`: the attribute classifier's answers."""
-    from deidcli.evaluate import attributes
+    from deidcli.faces import attributes
 
     net = attributes.load()
     side, padding = net.settings.side, net.settings.padding

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.samples import read_samples
 from deidcli.data.source import open_source
-from deidcli.evaluate import attributes
+from deidcli.faces import attributes
 from deidcli.faces.align import Image
-from deidcli.training_chips import load_all
-from deidcli.weights import download_folder
+from deidcli.training.chips import load_all
+from deidcli.weights.pip_files import download_folder
 
 YOUNGEST = 15
 """Years."""

@@ -22,7 +22,7 @@ import numpy as np
 from deidcli.evaluate import features
 from deidcli.evaluate.pairs import collect, open_pairs
 from deidcli.faces.align import chip_affine, crop
-from deidcli.weights import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
+from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
 
 DEID = [sys.executable, "-m", "deidcli.cli"]
 

@@ -25,9 +25,9 @@ from deidcli import __version__
 from deidcli.cli import printing
 from deidcli.cli.parameters import pairs
 from deidcli.cli.printing import Terminal, duration, size
-from deidcli.config import merged, read_config
+from deidcli.cli.config import merged, read_config
 from deidcli.errors import DeidError, Stopped, UsageError
-from deidcli.inputs import with_list
+from deidcli.pipeline.inputs import with_list
 from tests.conftest import PEOPLE, Outcome, copy_people, tree
 
 Deid = Callable[..., Outcome]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from deidcli import __version__
-from deidcli.anonymize import run_settings
-from deidcli.config import merged, read_config
+from deidcli.pipeline.anonymize import run_settings
+from deidcli.cli.config import merged, read_config
 from deidcli.errors import UsageError
-from deidcli.options import Options
+from deidcli.pipeline.options import Options
 
 
 def manifest(folder: Path, options: Options) -> Path:

@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_written_stops_no_other(
 def test_a_parquet_file_that_is_gone_by_now_stops_no_other(
     tmp_path: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deidcli import pipeline
+    from deidcli.pipeline import shards as pipeline
 
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

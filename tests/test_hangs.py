@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deidcli import pipeline, planning
+from deidcli.pipeline import shards as pipeline, planning
 from deidcli.data.listing import printable
 from deidcli.data.reading import Unreadable, file_print, open_regular, read_regular
 from deidcli.data.source import open_source
 from deidcli.errors import DeidError
-from deidcli.methods import PlanFace
+from deidcli.methods.base import PlanFace
 from tests.conftest import ROOT, Outcome, copy_people, picture_bytes, statuses
 from tests.test_source import keys, write_shard
 

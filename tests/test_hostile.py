@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deidcli.data.attributes import is_descriptor_column, is_identity_column
+from deidcli.data.labels import is_descriptor_column, is_identity_column
 from tests.conftest import PEOPLE, Outcome, copy_people, picture_bytes, statuses
 from tests.test_datasets import portraits
 
@@ -220,7 +220,7 @@ def test_verify_is_not_fooled(tmp_path: Path, deid: Deid) -> None:
     def swap() -> None:
         """An original in place of a published picture, all checksums made to fit."""
         from deidcli.data.manifest import manifest_digest
-        from deidcli.weights import file_sha256
+        from deidcli.weights.pip_files import file_sha256
 
         target = out / "images/person_01.jpg"
         before = file_sha256(target)

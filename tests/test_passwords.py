@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli import passwords
+from deidcli.crypto import passwords
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.source import Source
 from deidcli.errors import DeidError, UsageError
-from deidcli.passwords import Kdf, derive, face_bits, face_nonce, read_passphrase
-from deidcli.run import Run, RunKeys
+from deidcli.crypto.passwords import Kdf, derive, face_bits, face_nonce, read_passphrase
+from deidcli.pipeline.run import Run, RunKeys
 from deidcli.settings import RunSettings
 from tests.conftest import Outcome, manifest_without_times, tree
 from tests.test_restore import (

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deidcli import passwords
+from deidcli.crypto import passwords
 from deidcli.data.geometry import SEALED
 from deidcli.data.journal import private_folder
 from deidcli.faces.align import crop
 from deidcli.faces.regions import region_mask
-from deidcli.methods import METHODS, Chip, Context, Plan, PlanFace
+from deidcli.methods import METHODS
+from deidcli.methods.base import Chip, Context, Plan, PlanFace
 from tests.conftest import Outcome, copy_people, picture_bytes, private_faces, tree
 
 Deid = Callable[..., Outcome]

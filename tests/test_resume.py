@@ -11,14 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli import engines, pipeline, resume
+from deidcli.pipeline import engines, shards as pipeline, resume
 from deidcli.data import reading, samples
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.reading import Unreadable
 from deidcli.data.samples import Sample
 from deidcli.data.source import content_signature, open_source
 from deidcli.errors import DeidError
-from deidcli.run import Run
+from deidcli.pipeline.run import Run
 from deidcli.settings import RunSettings
 from tests.conftest import Outcome, copy_people, statuses, tree
 from tests.test_source import write_shard

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli import planning
+from deidcli.pipeline import planning
 from deidcli.data.listing import Locator
 from deidcli.data.source import FolderShard, Source, open_source
 from deidcli.errors import DeidError, UsageError
@@ -42,7 +42,7 @@ def write_shard(path: Path, count: int = 2) -> Path:
 
 def run_source(roots: list[Path], out: Path) -> tuple[Source, dict[str, object]]:
     """De-identify several inputs without the command line."""
-    from deidcli import engines, pipeline
+    from deidcli.pipeline import engines, shards as pipeline
     from deidcli.settings import RunSettings
 
     source = open_source(roots)

@@ -20,7 +20,7 @@ from deidcli.cli import outputs, tools
 from deidcli.cli.anonymize import anonymize
 from deidcli.cli.printing import say_error
 from deidcli.errors import DeidError, ExitCode, Stopped, UsageError
-from deidcli.passwords import take_environment
+from deidcli.crypto.passwords import take_environment
 
 app = typer.Typer(
     name="deid",

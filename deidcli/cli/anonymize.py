@@ -12,7 +12,7 @@ import typer
 from deidcli.cli.parameters import Json, PasswordFile, Quiet, typed_values, with_options
 from deidcli.cli.printing import Terminal, print_counts, print_dry_run
 from deidcli.errors import ExitCode, UsageError
-from deidcli.options import Options
+from deidcli.pipeline.options import Options
 
 if TYPE_CHECKING:
     from deidcli.settings import RunSettings
@@ -64,8 +64,8 @@ def anonymize(
 
     The same command again resumes where the last one stopped.
     """
-    from deidcli import anonymize as front
-    from deidcli import inputs as listing
+    from deidcli.pipeline import anonymize as front
+    from deidcli.pipeline import inputs as listing
 
     reporter = Terminal(quiet)
     others = typed_values(context, {"out": out, "password_file": password_file})
@@ -93,7 +93,7 @@ def _with_config(config: Path | None, typed: dict[str, Any], reporter: Terminal)
     """The options by name: those of the file, and over them those that were typed."""
     if config is None:
         return typed
-    from deidcli.config import merged, read_config
+    from deidcli.cli.config import merged, read_config
 
     found = read_config(config, OTHERS)
     for note in found.notes:
@@ -106,8 +106,8 @@ def _stdin() -> Any:
 
 
 def _passphrase(settings: RunSettings, file: Path | None, environment: str | None) -> bytes | None:
-    from deidcli.anonymize import wants_password
-    from deidcli.passwords import read_passphrase
+    from deidcli.pipeline.anonymize import wants_password
+    from deidcli.crypto.passwords import read_passphrase
 
     if wants_password(settings):
         return read_passphrase(file, environment, twice=True)
@@ -121,7 +121,7 @@ def _passphrase(settings: RunSettings, file: Path | None, environment: str | Non
 def _dry_run(
     roots: tuple[Path, ...], out: Path | None, options: Options, reporter: Terminal, json: bool
 ) -> None:
-    from deidcli import dryrun
+    from deidcli.pipeline import dryrun
 
     with reporter:
         told = dryrun.look(roots, out, options, reporter=reporter)

@@ -152,8 +152,8 @@ def restore(
     \b
     deid restore ./photos-deid --to ./photos-restored
     """
-    from deidcli import restore as restoring
-    from deidcli.passwords import read_passphrase
+    from deidcli.restore import dataset as restoring
+    from deidcli.crypto.passwords import read_passphrase
     from deidcli.processes import check_device, default_workers, limit_threads
 
     check_device(device)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from deidcli.errors import DeidError
-from deidcli.report import Reporter
+from deidcli.pipeline.report import Reporter
 
 if TYPE_CHECKING:
     from types import TracebackType

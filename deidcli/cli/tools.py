@@ -11,7 +11,7 @@ import typer
 from deidcli.cli.parameters import Json, completing, pairs
 from deidcli.cli.printing import end_with, say, table
 from deidcli.errors import DeidError, Stopped, UsageError
-from deidcli.options import method_names
+from deidcli.pipeline.options import method_names
 
 
 def methods(
@@ -48,7 +48,7 @@ def _first_line(text: str | None) -> str:
 
 def weights_list(json: Json = False) -> None:
     """Name, licence and sha256 of each weight file."""
-    from deidcli.weights import list_weights
+    from deidcli.weights.inventory import list_weights
 
     rows = list_weights()
     if json:
@@ -65,7 +65,7 @@ def weights_list(json: Json = False) -> None:
 
 def weights_verify(json: Json = False) -> None:
     """Check the sha256 of each weight file that is installed."""
-    from deidcli.weights import verify_weights
+    from deidcli.weights.inventory import verify_weights
 
     rows = verify_weights()
     error = None
@@ -80,11 +80,11 @@ def weights_verify(json: Json = False) -> None:
 
 
 TRAINABLE = {
-    "a3gan": "deidcli.methods.a3gan_training",
-    "attributes": "deidcli.evaluate.train_attributes",
-    "dae": "deidcli.methods.dae_training",
-    "eae": "deidcli.methods.eae_training",
-    "sdn": "deidcli.methods.sdn_training",
+    "a3gan": "deidcli.methods.a3gan.train",
+    "attributes": "deidcli.training.attributes",
+    "dae": "deidcli.methods.dae.train",
+    "eae": "deidcli.methods.eae.train",
+    "sdn": "deidcli.methods.sdn.train",
 }
 """What `deid train` trains -> the module with its `Settings` and `train()`."""
 
@@ -139,7 +139,7 @@ def train(
     """
     from importlib import import_module
 
-    from deidcli.methods import parse_fields
+    from deidcli.fields import parse_fields
     from deidcli.processes import check_device, resolve_device
 
     if what not in TRAINABLE:

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from deidcli.data.journal import FACE_TYPE, NONCE_FACE_TYPE, private_folder
 from deidcli.errors import DeidError
 from deidcli.faces.align import Affine
-from deidcli.passwords import Keys
-from deidcli.sealing import Unsealable, seal_geometry, unseal_geometry
+from deidcli.crypto.passwords import Keys
+from deidcli.crypto.sealing import Unsealable, seal_geometry, unseal_geometry
 
 PRIVATE = "faces.parquet"
 """Relative to OUT.private."""

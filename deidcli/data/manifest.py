@@ -19,9 +19,9 @@ from deidcli.data.sink import scratch, write_atomic
 from deidcli.data.source import Source
 from deidcli.data.sums import escape_sum_name
 from deidcli.errors import DeidError
-from deidcli.passwords import Keys
-from deidcli.sealing import manifest_mac
-from deidcli.weights import file_sha256
+from deidcli.crypto.passwords import Keys
+from deidcli.crypto.sealing import manifest_mac
+from deidcli.weights.pip_files import file_sha256
 
 STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
 """Every input has exactly one of these."""

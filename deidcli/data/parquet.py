@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES, is_identity_column, known_split
+from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.data.labels import is_identity_column, known_split
 from deidcli.data.columns import (
     NO_WISH,
     Columns,

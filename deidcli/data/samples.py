@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from deidcli.data.attributes import Labels, known_split, to_label
+from deidcli.data.labels import Labels, known_split, to_label
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
 from deidcli.data.listing import printable
 from deidcli.data.parquet import ParquetShard

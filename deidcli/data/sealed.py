@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from deidcli.data.journal import Journal
 from deidcli.data.sink import AtomicParquet, Result, Sink, Written, scratch, writing
-from deidcli.sealing import SealedFace
+from deidcli.crypto.sealing import SealedFace
 
 FILE = "sealed/faces.parquet"
 """Relative to OUT."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from deidcli.data import parquet
 from deidcli.data.samples import Sample
 from deidcli.errors import DeidError
-from deidcli.sealing import SealedFace
+from deidcli.crypto.sealing import SealedFace
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from deidcli.data import parquet
-from deidcli.data.attributes import LabelFiles, Labels, lfw_identity, read_label_files
+from deidcli.data.labels import LabelFiles, Labels, lfw_identity, read_label_files
 from deidcli.data.columns import (
     NO_COLUMNS,
     NO_WISH,

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deidcli.errors import DeidError
-from deidcli.evaluate import attributes, quality
+from deidcli.evaluate import quality
+from deidcli.faces import attributes
 from deidcli.evaluate.pairs import Pair, PairRef, PairSet, open_pairs
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points, chip_affine, crop

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.evaluate import features, identity, quality
 from deidcli.evaluate.intervals import Interval, bootstrap, wilson
 from deidcli.evaluate.pairs import PairRef

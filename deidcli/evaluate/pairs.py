@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES, Labels, read_label_files
+from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.data.labels import Labels, read_label_files
 from deidcli.data.geometry import read_private
 from deidcli.data.images import BadImage, decode
 from deidcli.data.journal import Journal, private_folder, recorded_roots

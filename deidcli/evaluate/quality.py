@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.errors import DeidError
-from deidcli.weights import (
+from deidcli.weights.pip_files import (
     BRISQUE_RANGES,
     BRISQUE_SVM,
     INCEPTION,

@@ -24,7 +24,7 @@ from deidcli.evaluate.figures import Faces, Row, all_rows, worst_group
 from deidcli.evaluate.pairs import CHUNK, PairRef, PairSet, collect
 from deidcli.faces import recognizers
 from deidcli.processes import limit_threads, worker_pool
-from deidcli.weights import own_cards
+from deidcli.weights.own import own_cards
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, pictures done now, pictures in all)."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.faces.align import Image
-from deidcli.weights import DLIB_DETECTOR, DLIB_RECOGNIZER, PipFile, pip_file
+from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER, PipFile, pip_file
 
 CHIP_SIZE = 150
 """Side of the recognizer's chip in pixels; dlib cuts it with padding 0.25."""

@@ -30,7 +30,7 @@ from deidcli.faces.align import (
     unit_affine,
 )
 from deidcli.faces.regions import REGIONS
-from deidcli.weights import DLIB_LANDMARKS, pip_file
+from deidcli.weights.pip_files import DLIB_LANDMARKS, pip_file
 
 
 @dataclass(frozen=True)

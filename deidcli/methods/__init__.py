@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin, get_type_
 import numpy as np
 from numpy.typing import NDArray
 
-from deidcli.data.attributes import parse_attributes
+from deidcli.celeba import parse_attributes
 from deidcli.data.marks import SourceType
 from deidcli.errors import UsageError
 from deidcli.faces.align import Image, Mask
@@ -32,18 +32,18 @@ METHODS: dict[str, str] = {
     "pixelate": "deidcli.methods.filters:Pixelate",
     "blur": "deidcli.methods.filters:Blur",
     "k-same": "deidcli.methods.ksame:KSame",
-    "dae": "deidcli.methods.dae:DeepAutoencoder",
-    "eae": "deidcli.methods.eae:EmbeddedAutoencoders",
-    "a3gan": "deidcli.methods.a3gan:A3gan",
-    "sdn": "deidcli.methods.sdn:SecureDualNetwork",
+    "dae": "deidcli.methods.dae.method:DeepAutoencoder",
+    "eae": "deidcli.methods.eae.method:EmbeddedAutoencoders",
+    "a3gan": "deidcli.methods.a3gan.method:A3gan",
+    "sdn": "deidcli.methods.sdn.method:SecureDualNetwork",
 }
 """Name on the command line -> `module:Class`. Loaded only when asked for."""
 
 FACTS: dict[str, str] = {
-    "dae": "deidcli.methods.dae_settings:Facts",
-    "eae": "deidcli.methods.eae_settings:Facts",
-    "a3gan": "deidcli.methods.a3gan_settings:Facts",
-    "sdn": "deidcli.methods.sdn_settings:Facts",
+    "dae": "deidcli.methods.dae.settings:Facts",
+    "eae": "deidcli.methods.eae.settings:Facts",
+    "a3gan": "deidcli.methods.a3gan.settings:Facts",
+    "sdn": "deidcli.methods.sdn.settings:Facts",
 }
 """Where a method's file imports torch: the base of its class that holds its settings and all that
 is asked of it before a picture is opened. So that a mistake is refused without loading torch."""

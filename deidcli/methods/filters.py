@@ -16,7 +16,7 @@ import numpy as np
 
 from deidcli.faces.landmarks import DLIB_BOX
 from deidcli.faces.regions import HEAD_PADDING, Region, region_mask
-from deidcli.methods import Chip, Context, OnPixels, Pixels, Plan, PlanFace
+from deidcli.methods.base import Chip, Context, OnPixels, Pixels, Plan, PlanFace
 
 SIZE = 128
 """Side of the chips that the filters work on. What they leave is far coarser."""

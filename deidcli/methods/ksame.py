@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from deidcli.errors import DeidError
 from deidcli.faces.align import Image
 from deidcli.faces.regions import HEAD_PADDING, Region, region_mask
-from deidcli.methods import Chip, Context, OnPixels, Pixels, Plan, PlanFace
+from deidcli.methods.base import Chip, Context, OnPixels, Pixels, Plan, PlanFace
 
 SIZE = 128
 FEATURE_SIDE = 32

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from deidcli import training_chips, weights
+from deidcli.training import chips as training_chips
+from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError
-from deidcli.evaluate import attributes, train_attributes
-from deidcli.evaluate.attributes import NAMES, AttributeNet, NetSettings, predict
-from deidcli.evaluate.train_attributes import Settings
+from deidcli.faces import attributes
+from deidcli.training import attributes as train_attributes
+from deidcli.faces.attributes import NAMES, AttributeNet, NetSettings, predict
+from deidcli.training.attributes import Settings
 
 TINY = Settings(
     net=NetSettings(side=32, width=4, blocks=(1, 1, 1), maps=1),

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deidcli import weights
+from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError
 from deidcli.evaluate import quality
 

@@ -26,7 +26,7 @@ from deidcli.faces.dlib_nets import (
     load_recognizer,
     tile_layout,
 )
-from deidcli.weights import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
+from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

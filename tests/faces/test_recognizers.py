@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import leakage, lfw
-from deidcli import weights
+from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError
 from deidcli.faces import recognizer_nets, recognizers
 from deidcli.faces.align import MEAN_FACE_5, apply_affine, chip_affine

@@ -16,17 +16,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from deidcli import weights
+from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces import align
 from deidcli.faces.recognizers import RECOGNIZERS
-from deidcli.methods import Context, a3gan, a3gan_losses, a3gan_training, load_method
-from deidcli.methods import a3gan_canvas as canvas
-from deidcli.methods import a3gan_nets as nets
-from deidcli.methods.a3gan import VARIANTS, mask_of, recognizer_view
-from deidcli.methods.a3gan_album import Album
-from deidcli.methods.a3gan_canvas import COMPONENTS, LATENT
-from deidcli.methods.a3gan_latents import (
+from deidcli.methods import load_method
+from deidcli.methods.a3gan import method as a3gan, losses as a3gan_losses, train as a3gan_training
+from deidcli.methods.base import Context
+from deidcli.methods.a3gan import canvas
+from deidcli.methods.a3gan import networks as nets
+from deidcli.methods.a3gan.method import VARIANTS, mask_of, recognizer_view
+from deidcli.methods.a3gan.portraits import Album
+from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT
+from deidcli.methods.a3gan.latents import (
     CANDIDATES,
     Description,
     Pool,
@@ -36,11 +38,11 @@ from deidcli.methods.a3gan_latents import (
     tempered,
     wanted,
 )
-from deidcli.methods.a3gan_nets import SIZES, Variant
-from deidcli.methods.a3gan_reader import turned_shape
-from deidcli.methods.a3gan_settings import ALSO, ATTRIBUTES, CHANGE
-from deidcli.methods.a3gan_teacher import drawn_masks, latents_of, prototypes_of
-from deidcli.methods.dae_nets import PADDING
+from deidcli.methods.a3gan.networks import SIZES, Variant
+from deidcli.methods.a3gan.attribute_head import turned_shape
+from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES, CHANGE
+from deidcli.methods.a3gan.teacher import drawn_masks, latents_of, prototypes_of
+from deidcli.methods.dae.networks import PADDING
 from tests.conftest import PEOPLE
 from tests.test_datasets import celeba
 
@@ -248,7 +250,7 @@ def test_a_latent_moves_features_only_by_its_last_numbers() -> None:
 
 
 def test_faces_come_into_the_light_of_the_picture() -> None:
-    from deidcli.methods.dae import rim_to_face
+    from deidcli.methods.dae.method import rim_to_face
 
     chips, faces = torch.full((1, 3, 128, 128), 0.3), torch.full((1, 3, 128, 128), 0.6)
     made = canvas.laid(chips, faces, rim_to_face())
@@ -576,7 +578,7 @@ def context(count: int, first: int = 1) -> Context:
 @pytest.fixture(scope="module")
 def portraits() -> torch.Tensor:
     """(24, 3, 128, 128) chips of people who do not exist."""
-    from deidcli.training_chips import load_chips
+    from deidcli.training.chips import load_chips
 
     with tempfile.TemporaryDirectory() as folder:
         chips = np.array(load_chips(PEOPLE / "portraits", 128, PADDING, Path(folder), True).chips)

@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deidcli import weights
+from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError, UsageError
-from deidcli.methods import Context, dae_targets, dae_training, load_method
-from deidcli.methods.dae import blended, edge_mask, rim_to_face
-from deidcli.methods.dae_nets import (
+from deidcli.methods import load_method
+from deidcli.methods.base import Context
+from deidcli.methods.dae import targets as dae_targets, train as dae_training
+from deidcli.methods.dae.method import blended, edge_mask, rim_to_face
+from deidcli.methods.dae.networks import (
     PADDING,
     Convolutional,
     Deblurrer,
@@ -28,7 +30,7 @@ from deidcli.methods.dae_nets import (
     principal_components,
     unpack,
 )
-from deidcli.methods.dae_strangers import CANDIDATES, WINDOW, Pool
+from deidcli.methods.dae.strangers import CANDIDATES, WINDOW, Pool
 from tests.conftest import PEOPLE
 
 TINY = dae_training.Settings(
@@ -355,7 +357,7 @@ def context(count: int, first: int = 1) -> Context:
 @pytest.fixture(scope="module")
 def portraits() -> torch.Tensor:
     """(24, 3, 64, 64) chips of people who do not exist."""
-    from deidcli.training_chips import load_chips
+    from deidcli.training.chips import load_chips
 
     with tempfile.TemporaryDirectory() as folder:
         chips = np.array(load_chips(PEOPLE / "portraits", 64, PADDING, Path(folder), True).chips)

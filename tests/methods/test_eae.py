@@ -14,16 +14,23 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES, LETTERS
+from deidcli.celeba import CELEBA_ATTRIBUTES, LETTERS
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import chip_affine, crop
 from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import landmarks
 from deidcli.faces.recognizers import RECOGNIZERS
-from deidcli.methods import Context, eae, eae_loop, eae_pen, eae_settings, eae_training
-from deidcli.methods.eae import SIZES, EmbeddedAutoencoders
-from deidcli.training_chips import Chips
-from deidcli.weights import own_cards
+from deidcli.methods.base import Context
+from deidcli.methods.eae import (
+    method as eae,
+    recipe as eae_loop,
+    pen as eae_pen,
+    settings as eae_settings,
+    train as eae_training,
+)
+from deidcli.methods.eae.method import SIZES, EmbeddedAutoencoders
+from deidcli.training.chips import Chips
+from deidcli.weights.own import own_cards
 from tests.conftest import PEOPLE, Outcome, copy_people
 from tests.test_datasets import celeba
 

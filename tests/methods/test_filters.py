@@ -9,7 +9,8 @@ import torch
 
 from deidcli.faces.align import chip_from_unit, paste, scale_of
 from deidcli.faces.regions import HEAD_PADDING, REGIONS, region_mask
-from deidcli.methods import METHODS, Context, describe_settings, load_method
+from deidcli.methods import METHODS, describe_settings, load_method
+from deidcli.methods.base import Context
 from deidcli.methods.filters import blurred
 
 

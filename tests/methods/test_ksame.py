@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from deidcli.errors import DeidError
-from deidcli.methods import Context, PlanFace
+from deidcli.methods.base import Context, PlanFace
 from deidcli.methods.ksame import SIZE, KSame, Settings, group_nearest
 from tests.conftest import PEOPLE, Outcome
 from tests.test_datasets import celeba

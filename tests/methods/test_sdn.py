@@ -12,23 +12,28 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from deidcli.data.attributes import CELEBA_ATTRIBUTES
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.images import decode, encode
 from deidcli.errors import DeidError, UsageError
 from deidcli.evaluate.quality import ssim
 from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import landmarks
-from deidcli.methods import Context, load_method, sdn, sdn_channel, sdn_keys, sdn_nets, sdn_training
-from deidcli.methods import sdn_losses as losses
-from deidcli.methods.sdn import SecureDualNetwork, Settings
-from deidcli.methods.sdn_bottleneck import Bottleneck, to_planes, to_rgb
-from deidcli.methods.sdn_identity import Identity
-from deidcli.methods.sdn_settings import canonical, parse_degrees, parse_wanted
-from deidcli.methods.sdn_shift import (
-    directions,
-    traits,
+from deidcli.methods import load_method
+from deidcli.methods.base import Context
+from deidcli.methods.sdn import (
+    method as sdn,
+    channel as sdn_channel,
+    keys as sdn_keys,
+    networks as sdn_nets,
+    train as sdn_training,
 )
+from deidcli.methods.sdn import losses
+from deidcli.methods.sdn.method import SecureDualNetwork, Settings
+from deidcli.methods.sdn.bottleneck import Bottleneck, to_planes, to_rgb
+from deidcli.methods.sdn.identity import Identity
+from deidcli.methods.sdn.settings import canonical, parse_degrees, parse_wanted
+from deidcli.methods.sdn.shift import directions, traits
 from tests.conftest import PEOPLE, Outcome, copy_people
 from tests.test_datasets import celeba
 
@@ -531,7 +536,7 @@ def test_training_without_labels_is_refused_before_the_first_step(tmp_path: Path
 
 @pytest.mark.slow
 def test_the_bottleneck_in_closed_form(chips: torch.Tensor) -> None:
-    from deidcli.methods.sdn_fitting import fit_bottleneck
+    from deidcli.methods.sdn.fitting import fit_bottleneck
 
     faces = (chips * 255).byte().permute(0, 2, 3, 1).contiguous()
     net = fit_bottleneck(faces, faces, 2.0, 0)

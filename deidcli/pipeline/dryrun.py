@@ -1,0 +1,229 @@
+"""`deid anonymize --dry-run`: what a run would do, how long it would take, how much it would fill.
+
+A sample of the pictures goes all the way in memory. Nothing is written beside OUT; the parts of a
+run that want a folder get a temporary one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deidcli.pipeline import planning
+from deidcli.pipeline.anonymize import (
+    listed,
+    output_of,
+    parts_to_load,
+    run_settings,
+    wants_password,
+)
+from deidcli.data.journal import Journal
+from deidcli.data.manifest import read_manifest
+from deidcli.data.samples import Sample, read_samples
+from deidcli.data.sink import Result
+from deidcli.data.source import FolderShard, Source
+from deidcli.methods import method_weights, needs_prepare
+from deidcli.pipeline.options import Options
+from deidcli.crypto.passwords import SCRYPT_N, Kdf, derive
+from deidcli.processes import default_workers, limit_threads
+from deidcli.pipeline.report import Reporter
+from deidcli.pipeline.run import Run, RunKeys
+from deidcli.settings import RunSettings, differences
+from deidcli.weights.inventory import weights_in_use
+
+SAMPLE = 20
+"""Pictures that are tried, evenly spaced over the input."""
+METADATA_BYTES = 400
+"""Of metadata.parquet and SHA256SUMS for each published picture, about."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of the sample."""
+
+    statuses: Counter[str]
+    faces: int
+    published: int
+    bytes: int
+    """Of published pictures, with what is sealed beside them."""
+    seconds: float
+    """Of one process at work."""
+    loading: float
+    """Seconds until that process could begin."""
+
+
+def look(
+    roots: Sequence[Path],
+    out: Path | None,
+    options: Options,
+    *,
+    reporter: Reporter,
+    sample: int = SAMPLE,
+) -> dict[str, Any]:
+    """What `deid anonymize` would do with these arguments, as plain values for JSON.
+
+    Raises:
+        DeidError: what the run itself would be refused for, as far as it can be known before.
+    """
+    settings = run_settings(options)
+    target = output_of(roots, out)
+    source = listed(roots, target, settings, reporter)
+    state = _state(settings, source, target, options.overwrite)
+    workers = options.workers or default_workers()
+    limit_threads(max(1, default_workers() // workers))
+    reporter.loading(parts_to_load(settings))
+    tried = _try(settings, source, options, sample, reporter)
+    count = sum(tried.statuses.values())
+    pictures = len(_pictures(source))
+    share = pictures / count if count else 0.0
+    passes = 2 if needs_prepare(settings.method) else 1
+    seconds = tried.loading + passes * tried.seconds * share / min(workers, len(source.shards))
+    filled = (tried.bytes + METADATA_BYTES * tried.published) * share
+    return {
+        "dry_run": True,
+        "output": str(target),
+        "state": state,
+        "inputs": _inputs(source, pictures),
+        "settings": settings.as_dict(),
+        "asks_for_password": wants_password(settings),
+        "sample": {
+            "pictures": count,
+            "faces": tried.faces,
+            "statuses": dict(tried.statuses),
+        },
+        "estimate": {
+            "faces": round(tried.faces * share),
+            "seconds": round(seconds, 1),
+            "workers": workers,
+            "bytes": round(filled),
+        },
+        # Rows of parquet files wait in OUT.private until they are joined.
+        "needs_bytes": round(filled * (2 if source.kind == "parquet" else 1)),
+        "free_bytes": shutil.disk_usage(_nearest(target)).free,
+    }
+
+
+def _state(settings: RunSettings, source: Source, out: Path, overwrite: bool) -> str:
+    """`new`, `begun`, `finished` or `overwritten`; what the run would find in OUT."""
+    record = Journal(out).read_run()
+    if record is None:
+        return "new"
+    if overwrite:
+        return "overwritten"
+    own = method_weights(settings.method, settings.method_settings)
+    predicted = bool(planning.predicted_attributes(settings.attributes, source))
+    weights = weights_in_use(settings.detector, settings.gate is not None, predicted, own)
+    now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
+    if found := differences(record["run"], now):
+        raise planning.other_run(out, found)
+    return "begun" if read_manifest(out) is None else "finished"
+
+
+def _nearest(path: Path) -> Path:
+    """The folder on whose disk a path would lie."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _inputs(source: Source, pictures: int) -> dict[str, Any]:
+    kinds: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for shard in source.shards:
+        if not isinstance(shard, FolderShard):
+            kinds["rows of parquet files"] += len(shard)
+            continue
+        for item in shard.items:
+            if item.status:
+                others[f"{item.status}: {item.reason}"] += 1
+            else:
+                kinds[os.path.splitext(item.key)[1].lower() or "without extension"] += 1
+    return {
+        "total": source.total,
+        "pictures": pictures,
+        "kinds": dict(kinds.most_common()),
+        "not_read": dict(others.most_common()),
+    }
+
+
+def _pictures(source: Source) -> list[tuple[int, int]]:
+    """(shard, number within it) of everything that would be opened as a picture."""
+    places = []
+    for number, shard in enumerate(source.shards):
+        if isinstance(shard, FolderShard):
+            places += [(number, i) for i, item in enumerate(shard.items) if not item.status]
+        else:
+            places += [(number, i) for i in range(len(shard))]
+    return places
+
+
+def _sampled(source: Source, count: int) -> Iterator[Sample]:
+    """`count` inputs at most, evenly spaced, in order."""
+    places = _pictures(source)
+    count = min(count, len(places))
+    for index in range(count):
+        number, within = places[(2 * index + 1) * len(places) // (2 * count)]
+        shard = source.shards[number]
+        if isinstance(shard, FolderShard):
+            yield from read_samples(dataclasses.replace(shard, items=(shard.items[within],)), None)
+        else:
+            yield from itertools.islice(read_samples(shard, None), within, within + 1)
+
+
+def _try(
+    settings: RunSettings, source: Source, options: Options, count: int, reporter: Reporter
+) -> Tried:
+    """A sample all the way through, in this process."""
+    from deidcli.pipeline.batches import deidentify
+    from deidcli.pipeline.stages import stages_of
+
+    if needs_prepare(settings.method):  # it wants all faces; a filter is as quick
+        settings = dataclasses.replace(settings, method="blackout", method_settings={})
+    samples = list(_sampled(source, count))
+    statuses: Counter[str] = Counter()
+    faces = published = size = 0
+    with tempfile.TemporaryDirectory(prefix="deid-dry-run-") as folder:
+        run = _run(settings, source, options, Path(folder) / "out")
+        Journal(run.out).create()
+        begun = time.monotonic()
+        loaded = stages_of(run)
+        list(deidentify(samples[:1], run, loaded))  # networks load at their first picture
+        loading = time.monotonic() - begun
+        begun = time.monotonic()
+        reporter.progress("trying", 0, len(samples))
+        for result in deidentify(samples, run, loaded):
+            reporter.progress("trying", 1, len(samples))
+            statuses[result.status] += 1
+            faces += result.faces
+            published += len(result.outputs)
+            size += _bytes(result)
+        seconds = time.monotonic() - begun
+    return Tried(statuses, faces, published, size, seconds, loading)
+
+
+def _run(settings: RunSettings, source: Source, options: Options, out: Path) -> Run:
+    predicted = planning.predicted_attributes(settings.attributes, source)
+    keys = None
+    if wants_password(settings):  # any will do, nothing is kept
+        kdf = Kdf(os.urandom(16), SCRYPT_N)
+        keys = RunKeys(derive(os.urandom(16).hex().encode(), kdf), kdf, os.urandom(32))
+    return Run(
+        settings, source, out, "dry run", {}, None, "", options.device, options.batch_size,
+        predicted=predicted, password=keys,
+    )  # fmt: skip
+
+
+def _bytes(result: Result) -> int:
+    return sum(
+        len(output.data) + sum(len(face.data) for face in output.sealed)
+        for output in result.outputs
+    )

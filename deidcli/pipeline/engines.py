@@ -1,0 +1,123 @@
+"""Where a run is worked: in this process, or in several on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import pyarrow as pa
+
+from deidcli.pipeline import shards as pipeline, planning, resume
+from deidcli.data.journal import Journal
+from deidcli.data.source import Shard
+from deidcli.errors import DeidError
+from deidcli.processes import default_workers, limit_threads, worker_pool
+from deidcli.pipeline.run import Run
+
+Progress = Callable[[str, int, int], None]
+"""Called as (phase, inputs done now, inputs in all)."""
+
+
+def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
+    """Do what is left of a run on this machine and finish it. Returns the manifest."""
+    journal = Journal(run.out)
+    try:
+        return _run_local(run, workers, progress)
+    except (DeidError, OSError, pa.ArrowException):
+        journal.require()  # whatever went wrong, that would be why
+        raise
+
+
+def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
+    journal = Journal(run.out)
+    left = resume.unfinished(run)
+    shards: Sequence[Shard] = left.shards
+    if left.plan_anew:
+        planning.forget(journal.plan, journal.folder / "scan")
+    if shards:  # what was finished is not, until it is again
+        (run.out / "manifest.json").unlink(missing_ok=True)
+    if pipeline.needs_scan(run):
+        scan = journal.folder / "scan"
+        unseen = [s for s in run.source.shards if not planning.is_scanned(scan, s.index)]
+        _work(pipeline.scan_shard, run, unseen, workers, "looking", progress)
+        pipeline.make_plan(run)
+    _work(pipeline.run_shard, run, shards, workers, "de-identifying", progress)
+    gone = resume.missing(run)
+    if gone:  # somebody cleans up while we write: once more
+        _work(pipeline.run_shard, run, gone, workers, "making what was removed again", progress)
+    return pipeline.finish_run(run)
+
+
+Step = Callable[[Run, Shard], int]
+
+
+def _work(
+    step: Step, run: Run, shards: Sequence[Shard], workers: int, phase: str, progress: Progress
+) -> None:
+    """Map a step over shards; results may come in any order, each shard is its own file."""
+    total = run.source.total
+    progress(phase, total - sum(len(shard) for shard in shards), total)
+    # The shards travel one by one; a worker has no use for the list of all the others.
+    light = dataclasses.replace(run, source=dataclasses.replace(run.source, shards=()), files={})
+    workers = min(workers, len(shards))
+    if workers <= 1:
+        limit_threads(default_workers())
+        for shard in shards:
+            progress(phase, step(light, shard), total)
+        return
+    light = dataclasses.replace(light, threads=max(1, default_workers() // workers))
+    for done in _in_processes(step, light, shards, workers):
+        progress(phase, done, total)
+
+
+def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -> Iterator[int]:
+    """Map a step over shards in several processes.
+
+    A worker that dies (a decoder's crash, or the system short of memory) costs nothing but time:
+    the shards that were under way are worked again, one picture at a time, and a picture that
+    ends its worker even alone is withheld.
+    """
+    # The heaviest first, so that no worker is left alone with it at the end.
+    waiting = sorted(shards, key=lambda shard: (shard.weight(), -shard.index))
+    while waiting:
+        running: dict[Future[int], Shard] = {}
+        pool = worker_pool(workers, run.threads)
+        try:
+            while waiting or running:
+                while waiting and len(running) < 2 * workers:
+                    shard = waiting[-1]
+                    running[pool.submit(step, run, shard)] = shard
+                    waiting.pop()  # only now: a pool that just broke raises in submit
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    del running[future]
+        except BrokenProcessPool:
+            for shard in sorted(running.values(), key=lambda shard: shard.index):
+                yield _carefully(step, run, shard)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _carefully(step: Step, run: Run, shard: Shard) -> int:
+    """Work a shard whose worker died, alone and one picture at a time."""
+    journal = Journal(run.out)
+    run = dataclasses.replace(run, careful=True)
+    while True:
+        journal.take_position()
+        pool = worker_pool(1, run.threads)
+        try:
+            return pool.submit(step, run, shard).result()
+        except BrokenProcessPool:
+            key = journal.take_position()
+        finally:  # without waiting: Ctrl-C ends it at once
+            pool.shutdown(wait=False, cancel_futures=True)
+        if key is None or key in run.poisoned:
+            raise DeidError(
+                "a worker was ended by the system, most likely for memory",
+                "free some memory, then run the same command again: it resumes",
+            ) from None
+        run = dataclasses.replace(run, poisoned=run.poisoned | {key})

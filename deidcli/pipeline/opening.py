@@ -1,0 +1,131 @@
+"""From an input to a picture with its faces, or to why it has none: decode, detect, label."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.data.boxes import COLUMN, to_boxes
+from deidcli.data.images import BadImage, Decoded, decode
+from deidcli.data.samples import Sample
+from deidcli.data.sink import Doubt, Result
+from deidcli.errors import DeidError, words
+from deidcli.faces.align import Image, chip_from_unit, unit_affine
+from deidcli.faces.detect import Detection, Face, faces_at, joined
+from deidcli.crypto.passwords import face_nonce
+from deidcli.processes import resolve_device
+from deidcli.pipeline.publishing import encoded
+from deidcli.pipeline.run import Run
+from deidcli.settings import face_seed
+from deidcli.pipeline.stages import FaceAtWork, Stages, Work
+
+
+def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
+    """Decode and detect. A picture that cannot go on is a Result already."""
+    if sample.status:
+        return Result(sample, sample.status, sample.reason)
+    try:
+        decoded = decode(sample.data, run.settings.max_megapixels)
+    except BadImage as error:
+        return Result(sample, "failed", str(error))
+    try:
+        found = _find(sample, decoded.pixels, run, stages)
+    except Exception as error:  # whatever it was, this picture is withheld and the rest go on
+        return Result(sample, "failed", f"detection: {words(error)}", decoded.notes)
+    doubts = tuple(Doubt(box, score) for box, score in found.doubts)
+    if not found.faces:
+        return _no_face(sample, decoded, doubts, run, stages)
+    if run.settings.output == "crops" and not any(face.fitted for face in found.faces):
+        reason = "no face with landmarks, nothing to crop"
+        return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
+    if run.predicted and len(found.faces) == 1:
+        sample = _labeled(sample, decoded.pixels, found.faces[0], run, stages)
+    faces = _faces(found, sample, run, stages)
+    return Work(sample, decoded.pixels, decoded.format, decoded.notes, faces, doubts=doubts)
+
+
+def _find(sample: Sample, frame: Image, run: Run, stages: Stages) -> Detection:
+    """The faces of a frame: the detector's, the user's, or both.
+
+    Raises:
+        DeidError: the user's boxes are none, or lie outside the frame.
+    """
+    settings = run.settings
+    if settings.boxes is None:
+        return stages.detector.detect(frame)
+    boxes = list(sample.boxes)
+    if settings.boxes.startswith(COLUMN):
+        boxes = to_boxes(_cell(sample, settings.boxes[len(COLUMN) :]), settings.box_format)
+    height, width = frame.shape[:2]
+    for box in boxes:
+        if min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0):
+            raise DeidError("a given box lies outside the picture", "see --box-format")
+    if settings.boxes_are == "replace":
+        return Detection(faces_at(frame, boxes), [])
+    found = stages.detector.detect(frame)
+    return dataclasses.replace(found, faces=joined(found.faces, faces_at(frame, boxes)))
+
+
+def _cell(sample: Sample, column: str) -> Any:
+    """What a row's column holds; None where the input has no such column."""
+    if sample.row is None or column not in sample.row.schema.names:
+        return None
+    return sample.row.column(column)[0].as_py()
+
+
+def _faces(found: Detection, sample: Sample, run: Run, stages: Stages) -> list[FaceAtWork]:
+    size, padding = stages.method.chip.size, stages.method.chip.padding
+    faces = []
+    for index, face in enumerate(found.faces):
+        unit = unit_affine(face.landmarks)
+        affine = chip_from_unit(unit, size, padding)
+        seed = face_seed(run.seed, sample.key, index)
+        nonce = _nonce(seed, run, stages) if face.fitted else None
+        faces.append(FaceAtWork(face, unit, affine, seed, nonce=nonce))
+    return faces
+
+
+def _nonce(seed: int, run: Run, stages: Stages) -> str | None:
+    if not stages.needs_password:
+        return None
+    assert run.password is not None, "a run of such a method is prepared with a password"
+    return face_nonce(run.password.nonces, seed)
+
+
+def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages) -> Sample:
+    """The input with predicted labels. Only of pictures with one face: a label is a picture's."""
+    from deidcli.faces import attributes
+
+    if stages.classifier is None:
+        stages.classifier = attributes.load(resolve_device(stages.device))
+    chip = attributes.cut(stages.classifier, frame, face.landmarks)
+    said = attributes.predict(stages.classifier, chip[None], batch_size=1)[0]
+    predicted = {
+        name: 1 if said[CELEBA_ATTRIBUTES.index(name)] >= 0.5 else -1 for name in run.predicted
+    }
+    return dataclasses.replace(sample, labels={**sample.labels, **predicted})
+
+
+def _no_face(
+    sample: Sample, decoded: Decoded, doubts: tuple[Doubt, ...], run: Run, stages: Stages
+) -> Result:
+    choice = run.settings.on_no_face
+    if choice == "withhold" or run.settings.output == "crops":
+        reason = "no face found, withheld"
+        return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
+    pixels = decoded.pixels if choice == "copy" else np.zeros_like(decoded.pixels)
+    if choice == "copy" and not run.settings.yes:
+        try:
+            places = stages.second_look(decoded.pixels)
+        except Exception as error:  # what could not be looked at again is not copied
+            return Result(sample, "failed", f"detection: {words(error)}", decoded.notes)
+        if places:
+            reason = "a second look found a face, withheld (--yes copies it)"
+            return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
+    reason = "no face found, copied" if choice == "copy" else "no face found, all black"
+    work = Work(sample, pixels, decoded.format, decoded.notes, [], "no_face", doubts=doubts)
+    result = encoded(work, run)
+    return result if result.status == "failed" else dataclasses.replace(result, reason=reason)

@@ -1,0 +1,104 @@
+"""The faces of some pictures through the method, back into their frames, and past the gate."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deidcli.faces.align import Image, crop, paste, scale_of
+from deidcli.methods.base import Context, OnPixels
+from deidcli.crypto.passwords import face_bits
+from deidcli.pipeline.run import Run
+from deidcli.pipeline.stages import FaceAtWork, Stages, Work
+
+
+def replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
+    """Method, paste and gate; frames change only once the method has given all its chips."""
+    pairs = [(work, face) for work in works for face in work.fitted]
+    chips = [stages.cut(work.frame, face.unit) for work, face in pairs]
+    if stages.gate is not None:
+        for work, face in pairs:
+            face.original = stages.gate.cut(work.frame, face.unit)
+    for work in works:
+        if run.settings.seal and work.original is None:  # a second try finds the frame changed
+            work.original = work.frame.copy()
+    faces = [face for _, face in pairs]
+    replaced = list(_apply(np.stack(chips), faces, run, stages)) if pairs else []
+    for (work, face), chip in zip(pairs, replaced, strict=True):
+        paste(work.frame, chip, face.affine, stages.method.mask)
+        face.chip, face.method = chip, run.settings.method
+    for work in works:
+        for face in work.faces:
+            if not face.face.fitted:
+                stages.black_out(work.frame, face.unit)
+                face.method = "blackout"
+    if stages.gate is not None and pairs:
+        _pass_gate(pairs, stages)
+    if run.settings.output == "crops":
+        for work, face in pairs:
+            face.chip = _published_chip(work.frame, face, stages)
+
+
+def _apply(chips: Image, faces: list[FaceAtWork], run: Run, stages: Stages) -> Image:
+    """(N, S, S, 3) uint8 chips through the method, batch by batch."""
+    out = np.empty_like(chips)
+    for start in range(0, len(chips), run.batch_size):
+        rows = slice(start, start + run.batch_size)
+        context = Context(
+            seeds=np.array([face.seed for face in faces[rows]], dtype=np.uint64),
+            scales=np.array([scale_of(face.affine) for face in faces[rows]]),
+            plan=stages.plan,
+            bits=_bits(faces[rows], run),
+        )
+        out[rows] = _through(stages, chips[rows], context)
+    return out
+
+
+def _through(stages: Stages, chips: Image, context: Context) -> Image:
+    """One batch through the method."""
+    if isinstance(stages.method, OnPixels):
+        pixels = stages.method.on_pixels(chips.astype(np.float32) / np.float32(255), context)
+        return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), np.uint8)
+    import torch  # here, so that a run whose method needs no network starts without it
+
+    with torch.inference_mode():
+        batch = torch.from_numpy(chips).to(stages.device)
+        new = stages.method(batch.permute(0, 3, 1, 2).float() / 255, context)
+        scaled = (new.clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.asarray(scaled.permute(0, 2, 3, 1).cpu().numpy(), np.uint8)
+
+
+def _bits(faces: list[FaceAtWork], run: Run) -> NDArray[np.uint8] | None:
+    nonces = [face.nonce for face in faces if face.nonce is not None]
+    if run.password is None or not nonces:
+        return None
+    return face_bits(run.password.keys, nonces)
+
+
+def _pass_gate(pairs: list[tuple[Work, FaceAtWork]], stages: Stages) -> None:
+    """Black out each face that still matches its original in the published frame."""
+    originals = [face.original for _, face in pairs if face.original is not None]
+    published = [stages.gate.cut(work.frame, face.unit) for work, face in pairs]
+    distances = stages.gate.distances(originals, published)
+    for (work, face), distance in zip(pairs, distances, strict=True):
+        face.distance = round(float(distance), 4)
+        if not stages.gate.holds(face.distance) and not stages.method_is_blank:
+            stages.black_out(work.frame, face.unit)
+            face.method, work.status = "blackout", "fallback"
+
+
+def _published_chip(frame: Image, face: FaceAtWork, stages: Stages) -> Image:
+    """What `--output crops` publishes: the method's chip, around it the published frame.
+
+    A method whose `whole_chips` holds gives chips that are publishable to their edges.
+    """
+    whole = getattr(stages.method, "whole_chips", False)
+    if whole and face.chip is not None:
+        # What surrounds the head would be all that tells one black crop from another.
+        return np.zeros_like(face.chip) if face.method == "blackout" else face.chip
+    around = crop(frame, face.affine, stages.method.chip.size, extend=False)
+    if face.method == "blackout" or face.chip is None:
+        return around
+    share = stages.method.mask[:, :, None]
+    mixed = share * face.chip + (1 - share) * around
+    return np.asarray(np.rint(mixed), dtype=np.uint8)

@@ -1,0 +1,150 @@
+"""The parts of the pipeline that a process loads once, and a picture on its way through them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deidcli.pipeline import planning
+from deidcli.data.images import Format
+from deidcli.data.journal import Journal
+from deidcli.data.samples import Sample
+from deidcli.data.sink import Doubt
+from deidcli.faces.align import Affine, Image, Mask, chip_from_unit, crop, paste
+from deidcli.faces.detect import Detector, Face
+from deidcli.faces.regions import HEAD_PADDING, region_mask
+from deidcli.faces.second_look import SecondLook
+from deidcli.methods import load_method, method_class
+from deidcli.methods.base import Method, OnPixels, Plan
+from deidcli.processes import resolve_device
+from deidcli.pipeline.run import Run
+
+BLACK_SIZE = 64
+"""Side of the chip that blacks a face out; its mask alone has detail."""
+
+
+@dataclass
+class FaceAtWork:
+    """A detected face on its way through a batch."""
+
+    face: Face
+    unit: Affine
+    affine: Affine
+    seed: int
+    chip: Image | None = None
+    original: Image | None = None
+    """What the gate compares, cut before the method ran."""
+    distance: float | None = None
+    method: str = ""
+    """What replaced it; blackout where it has no landmarks, whatever the run's method is."""
+    nonce: str | None = None
+    """Where the method needs a password: what the face's bits are made of."""
+
+
+@dataclass
+class Work:
+    """A decoded picture with its faces, waiting for its batch."""
+
+    sample: Sample
+    frame: Image
+    format: Format
+    notes: tuple[str, ...]
+    faces: list[FaceAtWork]
+    status: str = "ok"
+    original: Image | None = None
+    """With --seal: the frame before its faces were replaced."""
+    doubts: tuple[Doubt, ...] = ()
+    """Places that may be faces and were left as they are."""
+
+    @property
+    def fitted(self) -> list[FaceAtWork]:
+        """The faces that have landmarks; only those can go through a method."""
+        return [face for face in self.faces if face.face.fitted]
+
+
+@dataclass
+class Stages:
+    """The loaded parts of the pipeline; one set a process."""
+
+    detector: Detector
+    method: Method
+    name: str
+    gate: Any
+    """faces.gate.Gate, or None."""
+    plan: Plan | None
+    device: str
+    classifier: Any = None
+    """evaluate.attributes.AttributeNet, loaded when a label has to be predicted."""
+    second_look: SecondLook = field(default_factory=SecondLook)
+    black: Mask = field(default_factory=lambda: region_mask("head", BLACK_SIZE, HEAD_PADDING))
+
+    @property
+    def method_is_blank(self) -> bool:
+        """Whether the method itself leaves a black head: dlib's code of black lies near some
+        faces, and blacking out again would change nothing but the count."""
+        return bool(getattr(self.method, "blank", False))
+
+    @property
+    def needs_password(self) -> bool:
+        """Whether each face gets bits of its own."""
+        return bool(getattr(self.method, "needs_password", False))
+
+    def cut(self, frame: Image, unit: Affine) -> Image:
+        """A face's chip for the method."""
+        affine = chip_from_unit(unit, self.method.chip.size, self.method.chip.padding)
+        return crop(frame, affine, self.method.chip.size, extend=True)
+
+    def black_out(self, frame: Image, unit: Affine) -> None:
+        """Cover a whole head in black, in place."""
+        chip = np.zeros((BLACK_SIZE, BLACK_SIZE, 3), np.uint8)
+        paste(frame, chip, chip_from_unit(unit, BLACK_SIZE, HEAD_PADDING), self.black)
+
+
+@lru_cache(maxsize=1)
+def _load_stages(
+    method: str,
+    method_settings: tuple[tuple[str, str], ...],
+    detector: str,
+    gate: float | None,
+    plan: str | None,
+    device: str,
+) -> Stages:
+    if gate is not None or not issubclass(method_class(method), OnPixels):
+        device = resolve_device(device)  # asks torch, which is loaded only where it is needed
+    loaded_gate = None
+    if gate is not None:
+        from deidcli.faces.gate import Gate
+
+        loaded_gate = Gate(gate, device)
+    return Stages(
+        Detector(detector, device),
+        load_method(method, dict(method_settings), device),
+        method,
+        loaded_gate,
+        planning.read_plan(Path(plan)) if plan else None,
+        device,
+    )
+
+
+def stages_of(run: Run) -> Stages:
+    """The stages of a run, loaded once a process."""
+    settings = run.settings
+    journal = Journal(run.out)
+    plan = journal.plan
+    stages = _load_stages(
+        settings.method,
+        tuple((key, str(value)) for key, value in settings.method_settings.items()),
+        settings.detector,
+        settings.gate,
+        str(plan) if planning.has_plan(plan) else None,
+        run.device,
+    )
+    journal.note_stages(
+        {"chip": dataclasses.asdict(stages.method.chip), "detector": stages.detector.describe()}
+    )
+    return stages

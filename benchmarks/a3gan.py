@@ -24,8 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.dae import Faces, embed, load_faces, percent
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.evaluate import identity, quality
-from deidcli.faces import attributes
+from deidcli.evaluate import brisque, identity, quality
 from deidcli.evaluate.features import (
     DETECT_PADDING,
     DETECT_SIZE,
@@ -34,12 +33,12 @@ from deidcli.evaluate.features import (
     found_by_cnn,
     found_by_hog,
 )
-from deidcli.faces import recognizers
+from deidcli.faces import attributes, recognizers
 from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.methods import load_method
-from deidcli.methods.base import Context
 from deidcli.methods.a3gan.method import mask_of
 from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES, CHANGE
+from deidcli.methods.base import Context
 
 COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in (*ATTRIBUTES, *ALSO)]
 
@@ -121,7 +120,7 @@ class Seen:
         return features
 
     def brisque(self) -> float:
-        return round(float(quality.brisque(self.pictures()).mean()), 2)
+        return round(float(brisque.brisque(self.pictures()).mean()), 2)
 
 
 def threshold_of(name: str) -> float:

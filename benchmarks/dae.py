@@ -37,11 +37,11 @@ from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points, chip_affine, crop, paste
 from deidcli.methods import load_method
 from deidcli.methods.base import Context
+from deidcli.methods.blend import PADDING, SIDE, blended, edge_mask, rim_to_face
 from deidcli.methods.dae import train as recipe
-from deidcli.methods.dae.method import blended, edge_mask, rim_to_face, snapped
-from deidcli.methods.dae.networks import PADDING, SIDE
+from deidcli.methods.dae.method import snapped
 from deidcli.training.chips import _find
-from deidcli.weights.pip_files import download_folder
+from deidcli.weights.files import download_folder
 
 Make = Callable[[Tensor], Tensor]
 """(N, 3, 64, 64) chips in [0, 1] -> the same, de-identified."""

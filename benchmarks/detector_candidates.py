@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from benchmarks.detector_rule import Boxes, Seen, as_boxes, overlaps
 from deidcli.faces import centerface, detect, search
 from deidcli.faces.align import Image
+from deidcli.faces.dlib_detector import detect_cnn, load_detector
 from deidcli.faces.dlib_hog import detect_hog, working_scale
-from deidcli.faces.dlib_nets import detect_cnn, load_detector
 
 LEAST = 0.05
 """Score down to which the networks are asked; MediaPipe's and dlib's have scales of their own."""

@@ -1,10 +1,10 @@
-"""The figures of docs/methods/eae.md, from the repository's root:
+"""The figures of docs/methods/method.md, from the repository's root:
 
     python -m benchmarks.eae measure DATA --out FOLDER [--attrs GSBE ...] [--network prn]
     python -m benchmarks.eae fresh DATA --out FOLDER [--attrs GSBE ...]
     python -m benchmarks.eae lfw DATA --out FOLDER
     python -m benchmarks.eae speed
-    python -m benchmarks.eae sheet docs/eae.jpg
+    python -m benchmarks.eae sheet docs/method.jpg
     python -m benchmarks.eae targets FILE.npy PICTURES...
 
 DATA holds celeba/train-*, celeba/test-* (parquet). Nothing is chosen by what the test split says.
@@ -37,12 +37,13 @@ from deidcli.faces.align import MEAN_FACE_5, Image
 from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import landmarks
 from deidcli.methods.base import Context
-from deidcli.methods.eae import method as eae, settings as eae_settings
+from deidcli.methods.eae import method, networks
+from deidcli.methods.eae import settings as eae_settings
 from deidcli.training.chips import Chips, load_all
+from deidcli.weights.files import download_folder
 from deidcli.weights.own import own_cards
-from deidcli.weights.pip_files import download_folder
 
-POINTS = (MEAN_FACE_5 + eae.PADDING) * eae.SIDE / (1 + 2 * eae.PADDING) - 0.5
+POINTS = (MEAN_FACE_5 + networks.PADDING) * networks.SIDE / (1 + 2 * networks.PADDING) - 0.5
 """Where the five landmarks lie in every chip, px."""
 SMALL = 64
 """Side at which a fresh network and the linear attacks look at pictures, px."""
@@ -56,14 +57,14 @@ LETTERS = ("G", "S", "B", "Y", "GS", "GSB", "GSBE")
 
 def chips_of(paths: list[Path], cache: Path) -> Chips:
     """Chips as `deid anonymize` cuts them, of the pictures where a face was found."""
-    chips = load_all(paths, eae.SIDE, eae.PADDING, cache, extend=True)
+    chips = load_all(paths, networks.SIDE, networks.PADDING, cache, extend=True)
     return chips.keep(chips.found)
 
 
-def method_of(letters: str, network: str) -> eae.EmbeddedAutoencoders:
+def method_of(letters: str, network: str) -> method.EmbeddedAutoencoders:
     """The method as the command line builds it."""
-    settings = eae.Settings(attrs=letters, network=network, size=size_of())  # type: ignore[arg-type]
-    return eae.EmbeddedAutoencoders(settings, "cpu")
+    settings = method.Settings(attrs=letters, network=network, size=size_of())  # type: ignore[arg-type]
+    return method.EmbeddedAutoencoders(settings, "cpu")
 
 
 def size_of() -> str:
@@ -72,7 +73,7 @@ def size_of() -> str:
 
 
 @torch.inference_mode()
-def publish(method: eae.EmbeddedAutoencoders, chips: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def publish(method: method.EmbeddedAutoencoders, chips: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, S, S, 3) uint8 -> the same, de-identified."""
     parts = []
     for start in range(0, len(chips), 64):
@@ -103,16 +104,16 @@ def distinct(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np
 @torch.inference_mode()
 def read(pictures: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
     """(N, m): what the FSN reads off chips."""
-    size = eae.SIZES[size_of()]
-    fsn = eae.FeatureSelection(size, len(ALL_LETTERS))
-    eae.load_part(fsn, eae_settings.card_name(size_of(), "fsn"), "cpu")
+    size = networks.SIZES[size_of()]
+    fsn = networks.FeatureSelection(size, len(ALL_LETTERS))
+    method.load_part(fsn, eae_settings.card_name(size_of(), "fsn"), "cpu")
     order = list(ALL_LETTERS.values())
     chosen = [order.index(name) for name in eae_settings.names_of(letters)]
     parts = []
     for start in range(0, len(pictures), 64):
         batch = torch.from_numpy(np.ascontiguousarray(pictures[start : start + 64]))
         batch = functional.avg_pool2d(
-            batch.permute(0, 3, 1, 2).float() / 255, eae.SIDE // size.side
+            batch.permute(0, 3, 1, 2).float() / 255, networks.SIDE // size.side
         )
         parts.append((fsn.answers(batch)[:, chosen] > 0.5).numpy())
     return np.concatenate(parts)
@@ -391,7 +392,7 @@ def fresh(args: argparse.Namespace) -> None:
 
 
 def fresh_accuracy(
-    method: eae.EmbeddedAutoencoders, train: Chips, test: Chips, letters: str, out: Path
+    method: method.EmbeddedAutoencoders, train: Chips, test: Chips, letters: str, out: Path
 ) -> dict[str, list[float]]:
     """A network of our own for originals, and one for published pictures, by the same recipe."""
     path = out / "fresh-originals.npy"
@@ -415,7 +416,7 @@ def fresh_accuracy(
 def speed(args: argparse.Namespace) -> None:
     """Faces a second by torch's threads, and the share of what a matrix product reaches."""
     method = method_of("GSBE", "prn")
-    chips = torch.rand(args.batch, 3, eae.SIDE, eae.SIDE)
+    chips = torch.rand(args.batch, 3, networks.SIDE, networks.SIDE)
     context = Context(np.zeros(args.batch, np.uint64), np.ones(args.batch))
     sums = multiplications(method)
     with torch.inference_mode():
@@ -442,7 +443,7 @@ def fastest(call: Callable[[], Any], times: int = 7) -> float:
     return min(taken)
 
 
-def multiplications(method: eae.EmbeddedAutoencoders) -> float:
+def multiplications(method: method.EmbeddedAutoencoders) -> float:
     """Of the convolutions that each face needs; the pictures of the codes are made once."""
     total = 0.0
 
@@ -460,7 +461,7 @@ def multiplications(method: eae.EmbeddedAutoencoders) -> float:
     ]
     side = method.size.side
     with torch.inference_mode():
-        eae.code_of(method.external, method.internal, torch.rand(1, 3, side, side))
+        networks.code_of(method.external, method.internal, torch.rand(1, 3, side, side))
     for hook in hooks:
         hook.remove()
     return total
@@ -492,7 +493,9 @@ def eae_chip(frame: Image, points: NDArray[np.float64]) -> Image:
     """A chip as the pipeline cuts it."""
     from deidcli.faces.align import chip_affine, crop
 
-    return crop(frame, chip_affine(points, eae.SIDE, eae.PADDING), eae.SIDE, extend=True)
+    return crop(
+        frame, chip_affine(points, networks.SIDE, networks.PADDING), networks.SIDE, extend=True
+    )
 
 
 def sheet(args: argparse.Namespace) -> None:

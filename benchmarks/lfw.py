@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from benchmarks.leakage import decode
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, Points
-from deidcli.faces.detect import Detector, Face, landmarks_from_box
+from deidcli.faces.detect import Detector, Face
+from deidcli.faces.landmarks import landmarks_from_box
 
 FAR = 1e-3
 CENTRAL_FACE = 1 / 2.2

@@ -26,7 +26,7 @@ from deidcli.data.source import open_source
 from deidcli.faces import attributes
 from deidcli.faces.align import Image
 from deidcli.training.chips import load_all
-from deidcli.weights.pip_files import download_folder
+from deidcli.weights.files import download_folder
 
 YOUNGEST = 15
 """Years."""

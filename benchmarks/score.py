@@ -22,7 +22,8 @@ import numpy as np
 from deidcli.evaluate import features
 from deidcli.evaluate.pairs import collect, open_pairs
 from deidcli.faces.align import chip_affine, crop
-from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER
 
 DEID = [sys.executable, "-m", "deidcli.cli"]
 

@@ -36,15 +36,15 @@ from torch.nn import functional
 from benchmarks import dae
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.images import decode, encode
-from deidcli.faces import attributes as attribute_net
 from deidcli.evaluate.identity import auc
 from deidcli.evaluate.quality import fid, fid_features, lpips, psnr, ssim
+from deidcli.faces import attributes as attribute_net
 from deidcli.faces import recognizers
 from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.methods.base import Context
-from deidcli.methods.sdn.method import FACE, SecureDualNetwork, Settings
 from deidcli.methods.sdn.identity import KEPT
 from deidcli.methods.sdn.keys import PASSWORD_BITS, expand
+from deidcli.methods.sdn.method import FACE, SecureDualNetwork, Settings
 from deidcli.methods.sdn.networks import SIZES, Discriminator, multiply_accumulates
 from deidcli.methods.sdn.refinement import KNOWN
 

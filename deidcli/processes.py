@@ -37,7 +37,7 @@ def limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-PRELOADED = ("deidcli.pipeline.shards", "deidcli.faces.dlib_nets")
+PRELOADED = ("deidcli.pipeline.steps", "deidcli.faces.dlib_nets")
 """For commands that run networks."""
 
 
@@ -48,13 +48,13 @@ def modules_of(method: str, gate: bool, detector: str) -> tuple[str, ...]:
         method: where the method's class is, `module:Class`.
         gate: whether there is one.
     """
-    modules = ["deidcli.pipeline.shards", method.partition(":")[0]]
+    modules = ["deidcli.pipeline.steps", method.partition(":")[0]]
     if gate:
         modules.append("deidcli.faces.gate")
     if detector == "auto":
         modules.append("onnxruntime")
     if detector == "cnn":
-        modules.append("deidcli.faces.dlib_nets")
+        modules.append("deidcli.faces.dlib_detector")
     return tuple(modules)
 
 

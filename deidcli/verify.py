@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from deidcli.pipeline import review
 from deidcli.data import geometry, sealed
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.manifest import (
@@ -26,7 +25,8 @@ from deidcli.data.sums import read_sums
 from deidcli.errors import DeidError
 from deidcli.evaluate import missed
 from deidcli.evaluate.missed import Progress
-from deidcli.weights.pip_files import file_sha256
+from deidcli.pipeline import review
+from deidcli.weights.files import file_sha256
 
 _OWN = {"manifest.json", "metadata.parquet", "README.md", "SHA256SUMS"}
 

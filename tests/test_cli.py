@@ -23,9 +23,9 @@ import pytest
 
 from deidcli import __version__
 from deidcli.cli import printing
+from deidcli.cli.config import merged, read_config
 from deidcli.cli.parameters import pairs
 from deidcli.cli.printing import Terminal, duration, size
-from deidcli.cli.config import merged, read_config
 from deidcli.errors import DeidError, Stopped, UsageError
 from deidcli.pipeline.inputs import with_list
 from tests.conftest import PEOPLE, Outcome, copy_people, tree

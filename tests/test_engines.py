@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from deidcli.pipeline import engines
 from deidcli.data.journal import Journal
 from deidcli.data.samples import Sample
 from deidcli.data.source import FolderShard, Item, Source
-from deidcli.pipeline.shards import watched
+from deidcli.pipeline import engines
 from deidcli.pipeline.run import Run
+from deidcli.pipeline.steps import watched
 from deidcli.settings import RunSettings
 from tests.conftest import ROOT
 

@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_written_stops_no_other(
 def test_a_parquet_file_that_is_gone_by_now_stops_no_other(
     tmp_path: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deidcli.pipeline import shards as pipeline
+    from deidcli.pipeline import steps
 
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -297,14 +297,14 @@ def test_a_parquet_file_that_is_gone_by_now_stops_no_other(
     for name in ("a", "b"):
         pq.write_table(pa.table({"image": rows}), folder / f"{name}.parquet")
     data = (folder / "a.parquet").read_bytes()
-    real = pipeline.run_shard
+    real = steps.run_shard
 
     def run_shard(*args: object) -> int:
         (folder / "a.parquet").unlink(missing_ok=True)
         return real(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "run_shard", run_shard)
+        patch.setattr(steps, "run_shard", run_shard)
         outcome = deid("anonymize", folder, "--out", out, "--workers", 1, "--names", "keep")
     assert outcome.code == 3, outcome.stderr
     assert statuses(out)["a.parquet#0"] == (

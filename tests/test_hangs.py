@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deidcli.pipeline import shards as pipeline, planning
 from deidcli.data.listing import printable
 from deidcli.data.reading import Unreadable, file_print, open_regular, read_regular
 from deidcli.data.source import open_source
 from deidcli.errors import DeidError
 from deidcli.methods.base import PlanFace
+from deidcli.pipeline import output, plans, steps
 from tests.conftest import ROOT, Outcome, copy_people, picture_bytes, statuses
 from tests.test_source import keys, write_shard
 
@@ -39,7 +39,7 @@ def command(*args: object, **more: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], None]], None]]:
     """Let something happen between the listing and the first picture."""
-    real = pipeline.run_shard
+    real = steps.run_shard
     todo: list[Callable[[], None]] = []
 
     def run_shard(*args: object) -> int:
@@ -47,7 +47,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[],
             todo.pop()()
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "run_shard", run_shard)
+    monkeypatch.setattr(steps, "run_shard", run_shard)
     yield todo.append
 
 
@@ -168,7 +168,7 @@ def test_followed_folders_are_listed_once_under_their_own_path(tmp_path: Path) -
     assert keys(source) == ["z/real/person_01.jpg", "b/person_01.jpg"]
     assert set(source.linked) == {tmp_path / "store", tmp_path / "store/deep"}
     with pytest.raises(DeidError, match="one in the other"):
-        planning.check_output(tmp_path / "store/out", source)
+        output.check_output(tmp_path / "store/out", source)
 
 
 # ---------------------------------------------------------------------------- no way out
@@ -238,20 +238,20 @@ def test_a_full_disk_in_the_pass_over_the_whole_set(tmp_path: Path, step: str) -
         faces = [PlanFace(seed, chip, None) for seed in range(4)]
         with pytest.raises(DeidError, match="no space left") as caught:
             if step == "scan":
-                planning.write_scan(disk / "scan", 0, faces)
+                plans.write_scan(disk / "scan", 0, faces)
             else:
-                planning.write_plan(disk / "plan", {"averages": np.stack([chip] * 4)})
+                plans.write_plan(disk / "plan", {"averages": np.stack([chip] * 4)})
         assert "it resumes" in caught.value.hint
-        assert not planning.is_scanned(disk / "scan", 0) and not planning.has_plan(disk / "plan")
+        assert not plans.is_scanned(disk / "scan", 0) and not plans.has_plan(disk / "plan")
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_scans_are_read_back(tmp_path: Path) -> None:
     chip = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    planning.write_scan(tmp_path, 0, [PlanFace(5, chip, "a"), PlanFace(6, chip + 1, None)])
-    planning.write_scan(tmp_path, 1, [])
-    found = list(planning.read_scans(tmp_path, 2))
+    plans.write_scan(tmp_path, 0, [PlanFace(5, chip, "a"), PlanFace(6, chip + 1, None)])
+    plans.write_scan(tmp_path, 1, [])
+    found = list(plans.read_scans(tmp_path, 2))
     assert [(face.seed, face.person) for face in found] == [(5, "a"), (6, None)]
     assert np.array_equal(found[1].chip, chip + 1)
 

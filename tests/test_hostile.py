@@ -220,7 +220,7 @@ def test_verify_is_not_fooled(tmp_path: Path, deid: Deid) -> None:
     def swap() -> None:
         """An original in place of a published picture, all checksums made to fit."""
         from deidcli.data.manifest import manifest_digest
-        from deidcli.weights.pip_files import file_sha256
+        from deidcli.weights.files import file_sha256
 
         target = out / "images/person_01.jpg"
         before = file_sha256(target)

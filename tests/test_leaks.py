@@ -611,8 +611,8 @@ def test_postscript_is_never_opened(
 
 
 def test_a_finished_runs_settings_can_be_used_again(tmp_path: Path) -> None:
-    from deidcli.pipeline.anonymize import run_settings
     from deidcli.cli.config import read_config
+    from deidcli.pipeline.anonymize import run_settings
     from deidcli.pipeline.options import Options
 
     given = Options(columns='age,"a,b"', no_mark=True, names="keep", publish_geometry=True)

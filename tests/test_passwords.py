@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from deidcli.crypto import passwords
+from deidcli.crypto.passwords import Kdf, derive, face_bits, face_nonce, read_passphrase
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.source import Source
 from deidcli.errors import DeidError, UsageError
-from deidcli.crypto.passwords import Kdf, derive, face_bits, face_nonce, read_passphrase
 from deidcli.pipeline.run import Run, RunKeys
 from deidcli.settings import RunSettings
 from tests.conftest import Outcome, manifest_without_times, tree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from deidcli.data.journal import private_folder
 from deidcli.faces.align import crop
 from deidcli.faces.regions import region_mask
 from deidcli.methods import METHODS
-from deidcli.methods.base import Chip, Context, Plan, PlanFace
+from deidcli.methods.base import Chip, Context, Method
 from tests.conftest import Outcome, copy_people, picture_bytes, private_faces, tree
 
 Deid = Callable[..., Outcome]
@@ -36,7 +36,7 @@ class Settings:
     """Settings of cells."""
 
 
-class Cells:
+class Cells(Method):
     """Inverts 8 by 16 cells of a chip, one a bit: its own way back, and no protection."""
 
     needs_password = True
@@ -45,9 +45,6 @@ class Cells:
         self.settings = settings
         self.chip = Chip(SIZE, PADDING)
         self.mask = region_mask("face", SIZE, PADDING)
-
-    def prepare(self, faces: Iterable[PlanFace]) -> Plan | None:
-        return None
 
     def __call__(self, chips: Tensor, context: Context) -> Tensor:
         assert context.bits is not None

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli.pipeline import engines, shards as pipeline, resume
 from deidcli.data import reading, samples
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.reading import Unreadable
 from deidcli.data.samples import Sample
 from deidcli.data.source import content_signature, open_source
 from deidcli.errors import DeidError
+from deidcli.pipeline import engines, finish, prepare, resume, steps
 from deidcli.pipeline.run import Run
 from deidcli.settings import RunSettings
 from tests.conftest import Outcome, copy_people, statuses, tree
@@ -31,7 +31,7 @@ SAME = ("--names", "keep", "--seed", 0, "--no-gate")
 def prepared(folder: Path, out: Path) -> Run:
     """A run that is about to begin."""
     source = open_source(folder)
-    return pipeline.prepare_run(RunSettings("blackout", detector="hog", names="keep"), source, out)
+    return prepare.prepare_run(RunSettings("blackout", detector="hog", names="keep"), source, out)
 
 
 def same_size(path: Path, change: Callable[[bytearray], None]) -> None:
@@ -71,7 +71,7 @@ def test_output_deleted_in_mid_run_is_made_again(
     folder, out = copy_people(tmp_path / "in", 4), tmp_path / "out"
     run = prepared(folder, out)
     worked: list[int] = []
-    real = pipeline.run_shard
+    real = steps.run_shard
 
     def run_shard(run: Run, shard: Any) -> int:
         done = real(run, shard)
@@ -80,7 +80,7 @@ def test_output_deleted_in_mid_run_is_made_again(
         worked.append(shard.index)
         return done
 
-    monkeypatch.setattr(pipeline, "run_shard", run_shard)
+    monkeypatch.setattr(steps, "run_shard", run_shard)
     record = engines.run_local(run, 1, lambda *_: None)
     assert worked == [0, 1, 0, 1]
     assert record["counts"]["published"] == len(list((out / "images").iterdir())) == 4
@@ -92,14 +92,14 @@ def test_output_that_vanishes_again_and_again_fails_clearly(
 ) -> None:
     folder, out = copy_people(tmp_path / "in", 2), tmp_path / "out"
     run = prepared(folder, out)
-    real = pipeline.run_shard
+    real = steps.run_shard
 
     def run_shard(run: Run, shard: Any) -> int:
         done = real(run, shard)
         (out / "images/person_01.jpg").unlink(missing_ok=True)
         return done
 
-    monkeypatch.setattr(pipeline, "run_shard", run_shard)
+    monkeypatch.setattr(steps, "run_shard", run_shard)
     with pytest.raises(DeidError, match="removed while the run was under way"):
         engines.run_local(run, 1, lambda *_: None)
     assert not (out / "manifest.json").exists()
@@ -109,14 +109,14 @@ def test_a_journal_deleted_in_mid_run_is_one_line_with_a_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deid: Deid
 ) -> None:
     folder, out = copy_people(tmp_path / "in", 4), tmp_path / "out"
-    real = pipeline.run_shard
+    real = steps.run_shard
 
     def run_shard(run: Run, shard: Any) -> int:
         shutil.rmtree(private_folder(out), ignore_errors=True)
         return real(run, shard)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "run_shard", run_shard)
+        patch.setattr(steps, "run_shard", run_shard)
         outcome = deid("anonymize", folder, "--out", out, "--workers", 1, *SAME)
     assert outcome.code == 1 and f"{out}.private was removed" in outcome.stderr
     assert f"remove {out} and {out}.private" in outcome.stderr
@@ -243,7 +243,7 @@ def test_neighbors_of_a_killed_worker_are_tried_again(
 ) -> None:
     folder, out = copy_people(tmp_path / "in", 2), tmp_path / "out"
     args = ["anonymize", folder, "--out", out, "--workers", 1, *SAME]
-    real = pipeline.watched
+    real = steps.watched
 
     def watched(found: Iterator[Sample], run: Run) -> Iterator[Sample]:
         from dataclasses import replace
@@ -251,7 +251,7 @@ def test_neighbors_of_a_killed_worker_are_tried_again(
         yield from real(found, replace(run, poisoned=frozenset({"person_01.jpg"})))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "watched", watched)
+        patch.setattr(steps, "watched", watched)
         assert deid(*args).code == 3
     assert statuses(out)["person_01.jpg"][1].startswith("ended its worker")
     assert deid(*args).code == 0 and statuses(out)["person_01.jpg"][0] == "ok"
@@ -346,7 +346,7 @@ def test_overwrite_knows_what_a_killed_shard_had_written(
     folder, out = copy_people(tmp_path / "in", 2), tmp_path / "out"
     write_shard(folder / "x.parquet", 1)
     args = ["anonymize", folder, "--out", out, "--workers", 1, *SAME]
-    for name, owner in (("write_part", Journal), ("write_card", pipeline.manifest)):
+    for name, owner in (("write_part", Journal), ("write_card", finish.manifest)):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, write_part)
             with pytest.raises(Killed):

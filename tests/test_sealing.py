@@ -22,14 +22,14 @@ import pytest
 from PIL import Image
 
 from deidcli.crypto import passwords
-from deidcli.restore import dataset as restore
+from deidcli.crypto.sealing import Place, Unsealable, changed_box, seal, unseal
 from deidcli.data.journal import private_folder
 from deidcli.data.manifest import manifest_bytes, manifest_digest
 from deidcli.data.sealed import FILE, SealedRows
 from deidcli.errors import DeidError
 from deidcli.faces.align import crop
-from deidcli.crypto.sealing import Place, Unsealable, changed_box, seal, unseal
-from deidcli.weights.pip_files import file_sha256
+from deidcli.restore import dataset as restore
+from deidcli.weights.files import file_sha256
 from tests.conftest import PEOPLE, Outcome, manifest_without_times, private_faces, tree
 from tests.test_restore import (
     cheap,  # noqa: F401 - a fixture for every test here

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli.pipeline import planning
 from deidcli.data.listing import Locator
 from deidcli.data.source import FolderShard, Source, open_source
 from deidcli.errors import DeidError, UsageError
+from deidcli.pipeline import output
 from tests.conftest import PEOPLE, Outcome, copy_people, statuses
 from tests.test_datasets import portraits
 
@@ -42,12 +42,12 @@ def write_shard(path: Path, count: int = 2) -> Path:
 
 def run_source(roots: list[Path], out: Path) -> tuple[Source, dict[str, object]]:
     """De-identify several inputs without the command line."""
-    from deidcli.pipeline import engines, shards as pipeline
+    from deidcli.pipeline import engines, prepare
     from deidcli.settings import RunSettings
 
     source = open_source(roots)
-    planning.check_output(out, source)
-    run = pipeline.prepare_run(RunSettings("blackout", detector="hog", names="keep"), source, out)
+    output.check_output(out, source)
+    run = prepare.prepare_run(RunSettings("blackout", detector="hog", names="keep"), source, out)
     return source, engines.run_local(run, 1, lambda *_: None)
 
 
@@ -55,7 +55,7 @@ def test_one_picture_is_an_input(tmp_path: Path, deid: Deid) -> None:
     folder = copy_people(tmp_path / "in", 2)
     source = open_source(folder / "person_01.jpg")
     assert source.total == 1 and keys(source) == ["person_01.jpg"]
-    assert planning.default_output(folder / "person_01.jpg") == folder / "person_01-deid"
+    assert output.default_output(folder / "person_01.jpg") == folder / "person_01-deid"
     args = ["anonymize", folder / "person_01.jpg", "--names", "keep", "--workers", 1]
     assert deid(*args).code == 0
     out = folder / "person_01-deid"
@@ -114,17 +114,17 @@ def test_what_is_named_twice_is_listed_once_and_said(tmp_path: Path) -> None:
 def test_default_output_lies_in_no_input(tmp_path: Path) -> None:
     folder = copy_people(tmp_path / "photos", 2)
     several = sorted(folder.glob("*.jpg"))
-    assert planning.default_output(several) == tmp_path / "photos-deid"
-    assert planning.default_output([folder]) == tmp_path / "photos-deid"
-    assert planning.default_output(tmp_path / "train.parquet") == tmp_path / "train-deid"
+    assert output.default_output(several) == tmp_path / "photos-deid"
+    assert output.default_output([folder]) == tmp_path / "photos-deid"
+    assert output.default_output(tmp_path / "train.parquet") == tmp_path / "train-deid"
     with pytest.raises(UsageError, match="no folder in common"):
-        planning.default_output([Path("/a.jpg"), Path("/b.jpg")])
+        output.default_output([Path("/a.jpg"), Path("/b.jpg")])
 
 
 def test_output_inside_any_of_the_inputs_is_refused(tmp_path: Path) -> None:
     a, b = copy_people(tmp_path / "a", 1), copy_people(tmp_path / "b", 1)
     with pytest.raises(DeidError, match="one in the other"):
-        planning.check_output(b / "out", open_source([a, b]))
+        output.check_output(b / "out", open_source([a, b]))
 
 
 def test_pictures_beside_parquet_shards_are_all_read(tmp_path: Path, deid: Deid) -> None:

@@ -19,8 +19,8 @@ from deidcli import __version__
 from deidcli.cli import outputs, tools
 from deidcli.cli.anonymize import anonymize
 from deidcli.cli.printing import say_error
-from deidcli.errors import DeidError, ExitCode, Stopped, UsageError
 from deidcli.crypto.passwords import take_environment
+from deidcli.errors import DeidError, ExitCode, Stopped, UsageError
 
 app = typer.Typer(
     name="deid",

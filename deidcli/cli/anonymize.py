@@ -106,8 +106,8 @@ def _stdin() -> Any:
 
 
 def _passphrase(settings: RunSettings, file: Path | None, environment: str | None) -> bytes | None:
-    from deidcli.pipeline.anonymize import wants_password
     from deidcli.crypto.passwords import read_passphrase
+    from deidcli.pipeline.anonymize import wants_password
 
     if wants_password(settings):
         return read_passphrase(file, environment, twice=True)

@@ -152,9 +152,9 @@ def restore(
     \b
     deid restore ./photos-deid --to ./photos-restored
     """
-    from deidcli.restore import dataset as restoring
     from deidcli.crypto.passwords import read_passphrase
     from deidcli.processes import check_device, default_workers, limit_threads
+    from deidcli.restore import dataset as restoring
 
     check_device(device)
     source, target = Path(os.path.realpath(out)), Path(os.path.realpath(to))

@@ -26,8 +26,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from deidcli.faces.align import Image
 from deidcli.crypto.passwords import Keys, keyed_hash
+from deidcli.faces.align import Image
 
 CIPHER = "AES-256-GCM"
 NONCE_BYTES = 12

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from deidcli import __version__
+from deidcli.crypto.passwords import Keys
+from deidcli.crypto.sealing import manifest_mac
 from deidcli.data.order import split_of
 from deidcli.data.sink import scratch, write_atomic
 from deidcli.data.source import Source
 from deidcli.data.sums import escape_sum_name
 from deidcli.errors import DeidError
-from deidcli.crypto.passwords import Keys
-from deidcli.crypto.sealing import manifest_mac
-from deidcli.weights.pip_files import file_sha256
+from deidcli.weights.files import file_sha256
 
 STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
 """Every input has exactly one of these."""

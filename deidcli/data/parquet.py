@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.data.labels import is_identity_column, known_split
 from deidcli.data.columns import (
     NO_WISH,
     Columns,
@@ -25,6 +24,7 @@ from deidcli.data.columns import (
     is_text,
 )
 from deidcli.data.image_column import declared_images, features_of, image_column
+from deidcli.data.labels import is_identity_column, known_split
 from deidcli.data.reading import Unreadable, require_regular
 from deidcli.errors import DeidError
 from deidcli.faces.align import Box

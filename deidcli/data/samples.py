@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from deidcli.data.labels import Labels, known_split, to_label
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
+from deidcli.data.labels import Labels, known_split, to_label
 from deidcli.data.listing import printable
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.reading import (

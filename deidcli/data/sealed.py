@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deidcli.crypto.sealing import SealedFace
 from deidcli.data.journal import Journal
 from deidcli.data.sink import AtomicParquet, Result, Sink, Written, scratch, writing
-from deidcli.crypto.sealing import SealedFace
 
 FILE = "sealed/faces.parquet"
 """Relative to OUT."""

@@ -16,10 +16,10 @@ from typing import IO, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deidcli.crypto.sealing import SealedFace
 from deidcli.data import parquet
 from deidcli.data.samples import Sample
 from deidcli.errors import DeidError
-from deidcli.crypto.sealing import SealedFace
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from deidcli.data import parquet
-from deidcli.data.labels import LabelFiles, Labels, lfw_identity, read_label_files
 from deidcli.data.columns import (
     NO_COLUMNS,
     NO_WISH,
@@ -28,6 +27,7 @@ from deidcli.data.columns import (
     fitted,
 )
 from deidcli.data.formats import refusal
+from deidcli.data.labels import LabelFiles, Labels, lfw_identity, read_label_files
 from deidcli.data.listing import File, Root, is_shard, list_files, name_roots, printable
 from deidcli.data.names import Names
 from deidcli.data.parquet_files import ParquetFiles

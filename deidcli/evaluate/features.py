@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deidcli.errors import DeidError
-from deidcli.evaluate import quality
-from deidcli.faces import attributes
+from deidcli.evaluate import brisque, quality
 from deidcli.evaluate.pairs import Pair, PairRef, PairSet, open_pairs
-from deidcli.faces import recognizers
+from deidcli.faces import attributes, recognizers
 from deidcli.faces.align import Image, Points, chip_affine, crop
+from deidcli.faces.dlib_detector import DlibDetector, detect_cnn, load_detector
 from deidcli.faces.dlib_hog import detect_hog
-from deidcli.faces.dlib_nets import DlibDetector, detect_cnn, load_detector
 from deidcli.faces.landmarks import DLIB_BOX
 
 VERSION = 1
@@ -214,8 +213,8 @@ def _quality(chips: dict[str, list[Image]], out: Features, device: str) -> None:
             add("fid_original", quality.fid_features(a).cpu())
             add("fid_published", quality.fid_features(b).cpu())
         if not missing["brisque"]:
-            add("brisque_original", quality.brisque((a * 255).round().to(torch.uint8)).cpu())
-            add("brisque_published", quality.brisque((b * 255).round().to(torch.uint8)).cpu())
+            add("brisque_original", brisque.brisque((a * 255).round().to(torch.uint8)).cpu())
+            add("brisque_published", brisque.brisque((b * 255).round().to(torch.uint8)).cpu())
     out.update({key: np.concatenate(values) for key, values in found.items()})
 
 

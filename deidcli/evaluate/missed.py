@@ -27,7 +27,7 @@ from deidcli.evaluate.intervals import Interval, wilson
 from deidcli.faces.align import Affine, unit_from_chip
 from deidcli.faces.second_look import Place, SecondLook, left_over
 from deidcli.processes import worker_pool
-from deidcli.weights.pip_files import file_sha256
+from deidcli.weights.files import file_sha256
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, pictures done now, pictures in all)."""

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.data.labels import Labels, read_label_files
 from deidcli.data.geometry import read_private
 from deidcli.data.images import BadImage, decode
 from deidcli.data.journal import Journal, private_folder, recorded_roots
+from deidcli.data.labels import Labels, read_label_files
 from deidcli.data.listing import Locator, some
 from deidcli.data.manifest import read_manifest
 from deidcli.data.parquet import plan_file

@@ -14,13 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.errors import DeidError
+from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import (
     BRISQUE_RANGES,
     BRISQUE_SVM,
@@ -28,7 +28,6 @@ from deidcli.weights.pip_files import (
     LPIPS_ALEX,
     LPIPS_VGG,
     PipFile,
-    pip_file,
 )
 
 Array = NDArray[np.float64]
@@ -74,7 +73,7 @@ class _DataUnpickler(pickle.Unpickler):
         }[f"{module} {name}"]
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
+def read_pickle(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         data: dict[str, Any] = _DataUnpickler(file).load()
     return data
@@ -198,7 +197,7 @@ def _conv(arrays: dict[str, NDArray[np.float32]]) -> nn.Conv2d:
 @cache
 def _lpips_net(net: str, device: torch.device) -> _Lpips:
     entry, stages = {"alex": (LPIPS_ALEX, _ALEX_STAGES), "vgg": (LPIPS_VGG, _VGG_STAGES)}[net]
-    return _Lpips(_read_pickle(pip_file(entry)), stages).requires_grad_(False).to(device)
+    return _Lpips(read_pickle(pip_file(entry)), stages).requires_grad_(False).to(device)
 
 
 def lpips(a: Tensor, b: Tensor, net: Literal["alex", "vgg"] = "alex") -> Tensor:
@@ -325,131 +324,3 @@ def fid(features_a: NDArray[Any], features_b: NDArray[Any]) -> float:
     a, b = (a - mean_a) / math.sqrt(len(a) - 1), (b - mean_b) / math.sqrt(len(b) - 1)
     singular = np.linalg.svd(a @ b.T, compute_uv=False)
     return _frechet(mean_a - mean_b, float((a**2).sum() + (b**2).sum()), float(singular.sum()))
-
-
-# --- BRISQUE
-
-
-def brisque(images: Tensor) -> Tensor:
-    """Blind quality, no original needed: mostly from 0 (natural) to 100. Lower is better.
-
-    36 statistics of the locally normalized gray values, at full and half size, scored by a
-    support-vector regression that was fitted to human opinions of distorted photographs. It knows
-    blur, noise and JPEG; it does not know what a face looks like. Below about 64 px, or on
-    pictures with large flat parts, the fits are poor and the score means little.
-    Mittal et al., "No-reference image quality assessment in the spatial domain", 2012.
-
-    The steps are those of the `brisque` package, so gray is BT.709 luma, and half size is cubic
-    without smoothing; a picture without flat parts gets the package's score to 1e-5. Two things
-    differ. Flat parts count as the zeros that they are, where the package lets rounding choose
-    their sign (0.14 points at most on 24 faces of CelebA). And the shape of a distribution is
-    kept to 0.2 to 10, the range that the regression was fitted with.
-
-    Args:
-        images: (N, 3, H, W) uint8 RGB.
-
-    Returns:
-        (N,) float64. NaN where no statistic exists, as for a black picture.
-
-    Raises:
-        DeidError: the weights are not installed.
-    """
-    assert images.dtype == torch.uint8, "0 to 255"
-    features = [_brisque_features(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
-    return torch.from_numpy(_brisque_svm()(np.stack(features)))
-
-
-def _brisque_features(image: NDArray[np.uint8]) -> Array:
-    """(H, W, 3) RGB -> (36,): 18 statistics at each of two sizes."""
-    gray = image @ np.array([0.2125, 0.7154, 0.0721]) / 255
-    half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
-    return np.concatenate([_scene_statistics(gray), _scene_statistics(half.astype(np.float64))])
-
-
-def _scene_statistics(gray: Array) -> Array:
-    """(H, W) in [0, 1] -> (18,): the fits to the normalized values and to products of neighbors."""
-    x = _normalized(gray)
-    shape, _, left, right = _asymmetric_fit(x)
-    neighbors = (
-        x[:, :-1] * x[:, 1:],
-        x[:-1] * x[1:],
-        x[:-1, :-1] * x[1:, 1:],
-        x[1:, :-1] * x[:-1, 1:],
-    )
-    fits = [_asymmetric_fit(product) for product in neighbors]
-    return np.array([shape, (left + right) / 2, *(value for fit in fits for value in fit)])
-
-
-def _normalized(gray: Array) -> Array:
-    """(value - local mean) / (local deviation + 1/255); 7x7 Gaussian, zeros outside the picture."""
-    window = cv2.getGaussianKernel(7, 7 / 6)
-
-    def blur(values: Array) -> Array:
-        out = cv2.sepFilter2D(values, cv2.CV_64F, window, window, borderType=cv2.BORDER_CONSTANT)
-        return out.astype(np.float64)
-
-    mean = blur(gray)
-    deviation = np.sqrt(np.abs(mean**2 - blur(gray**2)))
-    x = (gray - mean) / (deviation + 1 / 255)
-    x[np.abs(x) < 1e-9] = 0  # rounding noise, whose sign would differ from machine to machine
-    return x
-
-
-def _asymmetric_fit(x: Array) -> tuple[float, float, float, float]:
-    """Shape, mean, left and right variance of an asymmetric generalized Gaussian (the paper's 3.B).
-
-    Fitted by moments: Lasmar et al., "Multiscale skewed heavy tailed model for texture analysis".
-    """
-    negative, positive = x[x < 0], x[x >= 0]
-    if not (negative.size and positive.any()):
-        return math.nan, math.nan, math.nan, math.nan
-    left, right = float((negative**2).mean()), float((positive**2).mean())
-    g = math.sqrt(left / right)
-    ratio = float(np.abs(x).mean()) ** 2 / float((x**2).mean())
-    shape = _shape_of(ratio * (g**3 + 1) * (g + 1) / (g**2 + 1) ** 2)
-    log_gamma = [math.lgamma(i / shape) for i in (1, 2, 3)]
-    spread = math.exp((log_gamma[0] - log_gamma[2]) / 2 + log_gamma[1] - log_gamma[0])
-    return shape, (math.sqrt(right) - math.sqrt(left)) * spread, left, right
-
-
-def _shape_of(ratio: float) -> float:
-    """The shape s in [0.2, 10] for which gamma(2/s)^2 / (gamma(1/s) gamma(3/s)) is the ratio.
-
-    The left-hand side rises with s, so halving the interval finds it.
-    """
-    low, high = 0.2, 10.0
-    target = math.log(ratio)
-    for _ in range(50):
-        s = (low + high) / 2
-        if 2 * math.lgamma(2 / s) - math.lgamma(1 / s) - math.lgamma(3 / s) < target:
-            low = s
-        else:
-            high = s
-    return (low + high) / 2
-
-
-class _Svm:
-    """Support-vector regression with a radial kernel: sum_i c_i exp(-g |x - v_i|^2) - rho."""
-
-    def __init__(self, svm: Path, ranges: Path) -> None:
-        head, _, body = svm.read_text(encoding="ascii").partition("SV\n")
-        header = dict(line.split(maxsplit=1) for line in head.splitlines())
-        self.gamma, self.rho = float(header["gamma"]), float(header["rho"])
-        # A line: the coefficient, then "1:value" to "36:value", none left out.
-        rows = [[float(word.split(":")[-1]) for word in line.split()] for line in body.splitlines()]
-        table = np.array(rows)  # (770, 37)
-        self.coefficients, self.vectors = table[:, 0], table[:, 1:]
-        limits = _read_pickle(ranges)
-        self.low, self.high = np.array(limits["min_"]), np.array(limits["max_"])
-
-    def __call__(self, features: Array) -> Array:
-        """(N, 36) -> (N,)"""
-        x = -1 + 2 * (features - self.low) / (self.high - self.low)
-        squares = ((x[:, None] - self.vectors) ** 2).sum(2)
-        scores: Array = np.exp(-self.gamma * squares) @ self.coefficients - self.rho
-        return scores
-
-
-@cache
-def _brisque_svm() -> _Svm:
-    return _Svm(pip_file(BRISQUE_SVM), pip_file(BRISQUE_RANGES))

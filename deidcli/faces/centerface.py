@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from deidcli.faces.align import Image
 from deidcli.faces.protobuf import field, read_fields
-from deidcli.weights.pip_files import CENTERFACE, pip_file
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import CENTERFACE
 
 STRIDE = 4
 """px of the picture a cell of the heat map."""

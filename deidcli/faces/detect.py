@@ -169,7 +169,7 @@ class Detector:
         return Detection([to_face(gray, box, score, DLIB_BOX) for box, score in boxes], [])
 
     def _detect_cnn(self, frame: Image) -> list[tuple[Box, float]]:
-        from deidcli.faces.dlib_nets import detect_cnn, load_detector  # imports torch
+        from deidcli.faces.dlib_detector import detect_cnn, load_detector
 
         if self._network is None:
             self._network = load_detector(resolve_device(self._device))

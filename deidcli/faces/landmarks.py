@@ -30,7 +30,8 @@ from deidcli.faces.align import (
     unit_affine,
 )
 from deidcli.faces.regions import REGIONS
-from deidcli.weights.pip_files import DLIB_LANDMARKS, pip_file
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import DLIB_LANDMARKS
 
 
 @dataclass(frozen=True)

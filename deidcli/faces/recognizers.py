@@ -22,15 +22,11 @@ from torch.nn import functional
 from deidcli.errors import DeidError
 from deidcli.faces.align import MEAN_FACE_5, Affine, Image, Points, crop, similarity
 from deidcli.faces.dlib_nets import load_recognizer
-from deidcli.faces.recognizer_nets import load_mobilefacenet, read_keras, read_onnx
-from deidcli.weights.pip_files import (
-    DLIB_RECOGNIZER,
-    FACENET,
-    MOBILEFACENET,
-    W600K_MBF,
-    PipFile,
-    pip_file,
-)
+from deidcli.faces.keras_file import read_keras
+from deidcli.faces.mobilefacenet import load_mobilefacenet
+from deidcli.faces.onnx_file import read_onnx
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import DLIB_RECOGNIZER, FACENET, MOBILEFACENET, W600K_MBF, PipFile
 
 MICRO_BATCH = {"cpu": 4, "cuda": 64}
 """Chips that go through a network at once, by kind of device. Always exactly this many (the last

@@ -8,7 +8,6 @@ papers compare with (a 9x9 Gaussian, an 8x8 mosaic) are settings; they do not pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -16,7 +15,7 @@ import numpy as np
 
 from deidcli.faces.landmarks import DLIB_BOX
 from deidcli.faces.regions import HEAD_PADDING, Region, region_mask
-from deidcli.methods.base import Chip, Context, OnPixels, Pixels, Plan, PlanFace
+from deidcli.methods.base import Chip, Context, OnPixels, Pixels
 
 SIZE = 128
 """Side of the chips that the filters work on. What they leave is far coarser."""
@@ -32,9 +31,6 @@ class _Filter(OnPixels):
         self.mask = region_mask(region, size, HEAD_PADDING)
         self.face_width = DLIB_BOX.width * size / (2 * HEAD_PADDING + 1)
         """Width of a detector's box in chip pixels."""
-
-    def prepare(self, faces: Iterable[PlanFace]) -> Plan | None:
-        return None
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 from deidcli.celeba import parse_attributes
 from deidcli.data.boxes import identify
 from deidcli.errors import Stopped, UsageError
-from deidcli.pipeline.inputs import local_paths
 from deidcli.methods import (
     METHODS,
     keeps_attributes,
     kept_attributes,
+    method_facts,
     method_weights,
-    needs_password,
     parse_settings,
 )
+from deidcli.pipeline.inputs import local_paths
 from deidcli.pipeline.options import Options
-from deidcli.processes import check_device, default_workers, modules_of, warm_up
 from deidcli.pipeline.report import Reporter
+from deidcli.processes import check_device, default_workers, modules_of, warm_up
 from deidcli.settings import GATE_DISTANCE, RunSettings
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def gate_distance(options: Options) -> float | None:
 
 def wants_password(settings: RunSettings) -> bool:
     """Whether a run needs a passphrase."""
-    return settings.seal or needs_password(settings.method)
+    return settings.seal or method_facts(settings.method).needs_password
 
 
 def anonymize(
@@ -101,7 +101,7 @@ def anonymize(
 
     Args:
         inputs: folders, pictures and parquet files; one or several.
-        out: what is written; None: beside the inputs, see `planning.default_output`.
+        out: what is written; None: beside the inputs, see `output.default_output`.
         passphrase: where `wants_password` holds.
 
     Returns:
@@ -146,13 +146,13 @@ def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Re
     Raises:
         DeidError: there is none, or OUT is not a place to write them to.
     """
-    from deidcli.pipeline import planning
     from deidcli.data.source import open_source
+    from deidcli.pipeline import notices, output
 
     reporter.loading("listing the inputs")
-    source = open_source(roots, settings.follow_links, planning.wish_of(settings))
-    planning.check_output(out, source)
-    for warning in planning.warnings_of(source, settings):
+    source = open_source(roots, settings.follow_links, notices.wish_of(settings))
+    output.check_output(out, source)
+    for warning in notices.warnings_of(source, settings):
         reporter.note(f"note: {warning}")
     return source
 
@@ -190,15 +190,15 @@ def _run(
     passphrase: bytes | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    from deidcli.pipeline import engines, shards as pipeline, resume
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
+    from deidcli.pipeline import engines, prepare, resume
 
     source = marked(listed(roots, out, settings, reporter), options, reporter)
     journal = Journal(out)
     journal.create()
     with journal.locked():
-        run = pipeline.prepare_run(
+        run = prepare.prepare_run(
             settings,
             source,
             out,

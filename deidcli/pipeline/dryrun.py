@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deidcli.pipeline import planning
+from deidcli.crypto.passwords import SCRYPT_N, Kdf, derive
+from deidcli.data.journal import Journal
+from deidcli.data.manifest import read_manifest
+from deidcli.data.samples import Sample, read_samples
+from deidcli.data.sink import Result
+from deidcli.data.source import FolderShard, Source
+from deidcli.methods import method_facts, method_weights
+from deidcli.pipeline import notices
 from deidcli.pipeline.anonymize import (
     listed,
     output_of,
@@ -26,17 +33,11 @@ from deidcli.pipeline.anonymize import (
     run_settings,
     wants_password,
 )
-from deidcli.data.journal import Journal
-from deidcli.data.manifest import read_manifest
-from deidcli.data.samples import Sample, read_samples
-from deidcli.data.sink import Result
-from deidcli.data.source import FolderShard, Source
-from deidcli.methods import method_weights, needs_prepare
 from deidcli.pipeline.options import Options
-from deidcli.crypto.passwords import SCRYPT_N, Kdf, derive
-from deidcli.processes import default_workers, limit_threads
+from deidcli.pipeline.prepare import other_run
 from deidcli.pipeline.report import Reporter
 from deidcli.pipeline.run import Run, RunKeys
+from deidcli.processes import default_workers, limit_threads
 from deidcli.settings import RunSettings, differences
 from deidcli.weights.inventory import weights_in_use
 
@@ -85,7 +86,7 @@ def look(
     count = sum(tried.statuses.values())
     pictures = len(_pictures(source))
     share = pictures / count if count else 0.0
-    passes = 2 if needs_prepare(settings.method) else 1
+    passes = 2 if method_facts(settings.method).whole_set else 1
     seconds = tried.loading + passes * tried.seconds * share / min(workers, len(source.shards))
     filled = (tried.bytes + METADATA_BYTES * tried.published) * share
     return {
@@ -120,11 +121,11 @@ def _state(settings: RunSettings, source: Source, out: Path, overwrite: bool) ->
     if overwrite:
         return "overwritten"
     own = method_weights(settings.method, settings.method_settings)
-    predicted = bool(planning.predicted_attributes(settings.attributes, source))
+    predicted = bool(notices.predicted_attributes(settings.attributes, source))
     weights = weights_in_use(settings.detector, settings.gate is not None, predicted, own)
     now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
     if found := differences(record["run"], now):
-        raise planning.other_run(out, found)
+        raise other_run(out, found)
     return "begun" if read_manifest(out) is None else "finished"
 
 
@@ -186,7 +187,7 @@ def _try(
     from deidcli.pipeline.batches import deidentify
     from deidcli.pipeline.stages import stages_of
 
-    if needs_prepare(settings.method):  # it wants all faces; a filter is as quick
+    if method_facts(settings.method).whole_set:  # it wants all faces; a filter is as quick
         settings = dataclasses.replace(settings, method="blackout", method_settings={})
     samples = list(_sampled(source, count))
     statuses: Counter[str] = Counter()
@@ -211,7 +212,7 @@ def _try(
 
 
 def _run(settings: RunSettings, source: Source, options: Options, out: Path) -> Run:
-    predicted = planning.predicted_attributes(settings.attributes, source)
+    predicted = notices.predicted_attributes(settings.attributes, source)
     keys = None
     if wants_password(settings):  # any will do, nothing is kept
         kdf = Kdf(os.urandom(16), SCRYPT_N)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from deidcli.pipeline import shards as pipeline, planning, resume
 from deidcli.data.journal import Journal
 from deidcli.data.source import Shard
 from deidcli.errors import DeidError
-from deidcli.processes import default_workers, limit_threads, worker_pool
+from deidcli.pipeline import finish, plans, resume, steps
 from deidcli.pipeline.run import Run
+from deidcli.processes import default_workers, limit_threads, worker_pool
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, inputs done now, inputs in all)."""
@@ -36,19 +36,19 @@ def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
     left = resume.unfinished(run)
     shards: Sequence[Shard] = left.shards
     if left.plan_anew:
-        planning.forget(journal.plan, journal.folder / "scan")
+        plans.forget(journal.plan, journal.folder / "scan")
     if shards:  # what was finished is not, until it is again
         (run.out / "manifest.json").unlink(missing_ok=True)
-    if pipeline.needs_scan(run):
+    if steps.needs_scan(run):
         scan = journal.folder / "scan"
-        unseen = [s for s in run.source.shards if not planning.is_scanned(scan, s.index)]
-        _work(pipeline.scan_shard, run, unseen, workers, "looking", progress)
-        pipeline.make_plan(run)
-    _work(pipeline.run_shard, run, shards, workers, "de-identifying", progress)
+        unseen = [s for s in run.source.shards if not plans.is_scanned(scan, s.index)]
+        _work(steps.scan_shard, run, unseen, workers, "looking", progress)
+        steps.make_plan(run)
+    _work(steps.run_shard, run, shards, workers, "de-identifying", progress)
     gone = resume.missing(run)
     if gone:  # somebody cleans up while we write: once more
-        _work(pipeline.run_shard, run, gone, workers, "making what was removed again", progress)
-    return pipeline.finish_run(run)
+        _work(steps.run_shard, run, gone, workers, "making what was removed again", progress)
+    return finish.finish_run(run)
 
 
 Step = Callable[[Run, Shard], int]

@@ -1,7 +1,7 @@
 """What `deid anonymize` can be told.
 
 One line here is an option of the command line, a key of `--config` and an argument of
-`deidcli.pipeline.anonymize.anonymize`. What decides the pixels stands in `RunSettings` too, under the same
+`pipeline.anonymize.anonymize`. What decides the pixels stands in `RunSettings` too, under the same
 name, and gets there by itself.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deidcli.crypto.sealing import Place, SealedFace, seal, seal_changes
 from deidcli.data.images import encode
 from deidcli.data.marks import SourceType
 from deidcli.data.samples import EXTENSION_OF, Sample, random_name
@@ -13,7 +14,6 @@ from deidcli.faces.align import chip_from_unit, crop, frame_box
 from deidcli.faces.regions import HEAD_PADDING
 from deidcli.methods import source_type
 from deidcli.pipeline.run import Run
-from deidcli.crypto.sealing import Place, SealedFace, seal, seal_changes
 from deidcli.pipeline.stages import BLACK_SIZE, FaceAtWork, Work
 
 

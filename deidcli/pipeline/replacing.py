@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deidcli.crypto.passwords import face_bits
 from deidcli.faces.align import Image, crop, paste, scale_of
 from deidcli.methods.base import Context, OnPixels
-from deidcli.crypto.passwords import face_bits
 from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import FaceAtWork, Stages, Work
 
@@ -92,7 +92,7 @@ def _published_chip(frame: Image, face: FaceAtWork, stages: Stages) -> Image:
 
     A method whose `whole_chips` holds gives chips that are publishable to their edges.
     """
-    whole = getattr(stages.method, "whole_chips", False)
+    whole = stages.method.whole_chips
     if whole and face.chip is not None:
         # What surrounds the head would be all that tells one black crop from another.
         return np.zeros_like(face.chip) if face.method == "blackout" else face.chip

@@ -21,7 +21,7 @@ from deidcli.data.reading import file_print
 from deidcli.data.sink import staged_name
 from deidcli.data.source import LABEL_FILE, Item, Shard
 from deidcli.errors import DeidError
-from deidcli.methods import needs_prepare
+from deidcli.methods import method_facts
 from deidcli.pipeline.run import Run
 
 
@@ -61,7 +61,7 @@ def unfinished(run: Run) -> Left:
         if rows is None or again or is_gone:
             found[shard.index] = shard
         gone, failed = gone + is_gone, failed + len(again)
-    if failed and needs_prepare(run.settings.method):
+    if failed and method_facts(run.settings.method).whole_set:
         return Left(run.source.shards, gone, failed, plan_anew=True)
     for shard in _together(run, list(found.values())):
         found[shard.index] = shard
@@ -143,7 +143,7 @@ def _to_be_tried(
     Raises:
         DeidError: another input than these holds something else than it did.
     """
-    out, whole_set = run.out, needs_prepare(run.settings.method)
+    out, whole_set = run.out, method_facts(run.settings.method).whole_set
     if isinstance(shard, ParquetShard):
         same = prints.of(shard.path)
         changed = [row for row in rows if same and row["print"] and row["print"] != same]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deidcli.data.source import Source
 from deidcli.crypto.passwords import Kdf, Keys
+from deidcli.data.source import Source
 from deidcli.settings import RunSettings
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from deidcli.pipeline import planning
 from deidcli.data.images import Format
 from deidcli.data.journal import Journal
 from deidcli.data.samples import Sample
@@ -21,8 +20,9 @@ from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.faces.second_look import SecondLook
 from deidcli.methods import load_method, method_class
 from deidcli.methods.base import Method, OnPixels, Plan
-from deidcli.processes import resolve_device
+from deidcli.pipeline import plans
 from deidcli.pipeline.run import Run
+from deidcli.processes import resolve_device
 
 BLACK_SIZE = 64
 """Side of the chip that blacks a face out; its mask alone has detail."""
@@ -87,12 +87,12 @@ class Stages:
     def method_is_blank(self) -> bool:
         """Whether the method itself leaves a black head: dlib's code of black lies near some
         faces, and blacking out again would change nothing but the count."""
-        return bool(getattr(self.method, "blank", False))
+        return self.method.blank
 
     @property
     def needs_password(self) -> bool:
         """Whether each face gets bits of its own."""
-        return bool(getattr(self.method, "needs_password", False))
+        return self.method.needs_password
 
     def cut(self, frame: Image, unit: Affine) -> Image:
         """A face's chip for the method."""
@@ -126,7 +126,7 @@ def _load_stages(
         load_method(method, dict(method_settings), device),
         method,
         loaded_gate,
-        planning.read_plan(Path(plan)) if plan else None,
+        plans.read_plan(Path(plan)) if plan else None,
         device,
     )
 
@@ -141,7 +141,7 @@ def stages_of(run: Run) -> Stages:
         tuple((key, str(value)) for key, value in settings.method_settings.items()),
         settings.detector,
         settings.gate,
-        str(plan) if planning.has_plan(plan) else None,
+        str(plan) if plans.has_plan(plan) else None,
         run.device,
     )
     journal.note_stages(

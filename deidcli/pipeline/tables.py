@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow as pa
 
 from deidcli.data import geometry, order, sealed
-from deidcli.data.labels import PARTITION
 from deidcli.data.journal import Journal
+from deidcli.data.labels import PARTITION
 from deidcli.data.manifest import STATUSES, write_sums
 from deidcli.data.parquet import ParquetShard
 from deidcli.data.reasons import published_reason
 from deidcli.data.sink import AtomicParquet, scratch
 from deidcli.data.source import FolderShard, Shard, Source
 from deidcli.pipeline.run import Run
-from deidcli.weights.pip_files import file_sha256
+from deidcli.weights.files import file_sha256
 
 ROWS_A_WRITE = 4096
 

@@ -21,20 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from deidcli import __version__
+from deidcli.crypto.passwords import Kdf, Keys, derive
+from deidcli.crypto.sealing import is_manifest_of
 from deidcli.data.geometry import Places
 from deidcli.data.journal import private_folder
 from deidcli.data.manifest import manifest_bytes, manifest_digest, read_manifest
-from deidcli.data.published import Picture, Restored, RestoredFiles, read_pictures
+from deidcli.data.published import Picture, read_pictures
 from deidcli.data.sealed import FILE, SealedRows
 from deidcli.data.sink import Unwritable
 from deidcli.data.sums import read_sums
 from deidcli.errors import DeidError
-from deidcli.methods import method_weights, needs_password
-from deidcli.crypto.passwords import Kdf, Keys, derive
+from deidcli.methods import method_facts, method_weights
 from deidcli.restore.picture import NetworkRestorer, Restorer, SealRestorer
-from deidcli.crypto.sealing import is_manifest_of
+from deidcli.restore.written import Restored, RestoredFiles
+from deidcli.weights.files import file_sha256
 from deidcli.weights.own import own_weights
-from deidcli.weights.pip_files import file_sha256
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, pictures done now, pictures in all)."""
@@ -134,12 +135,12 @@ def can_be_restored(out: Path, networks_only: bool = False) -> dict[str, Any]:
     except (KeyError, TypeError):
         raise DeidError(f"{out / 'manifest.json'} was changed", "restore that file") from None
     sealed = is_sealed(out, record)
-    if not sealed and not needs_password(method):
+    if not sealed and not method_facts(method).needs_password:
         raise DeidError(
             f"nothing in {out} can be restored: {method} has no way back, and it is not sealed",
             "deid anonymize --seal keeps the originals, encrypted, with what is published",
         )
-    if networks_only and not needs_password(method):
+    if networks_only and not method_facts(method).needs_password:
         raise DeidError(f"{method} has no network that restores", "leave out --networks-only")
     if not usable:
         raise DeidError(f"{out / 'manifest.json'} was changed", "restore that file")

@@ -7,15 +7,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deidcli.crypto.passwords import Keys, face_bits
+from deidcli.crypto.sealing import Place, Unsealable, unseal
 from deidcli.data.geometry import Places
 from deidcli.data.images import BadImage, Format, decode, encode
-from deidcli.data.published import Picture, Restored, lossless
+from deidcli.data.published import Picture
 from deidcli.data.sealed import SealedRows
-from deidcli.faces.align import Image, Mask, crop, paste
+from deidcli.faces.align import Image, crop, paste
 from deidcli.methods import load_method
-from deidcli.crypto.passwords import Keys, face_bits
 from deidcli.processes import resolve_device
-from deidcli.crypto.sealing import Place, Unsealable, unseal
+from deidcli.restore.written import Restored, lossless
 
 MOST_WAITING = 64
 """Pictures that wait for a full batch at most."""
@@ -115,8 +116,8 @@ class NetworkRestorer:
         settings = record["settings"]
         given = {key: str(value) for key, value in settings["method_settings"].items()}
         self._device = resolve_device(device)
-        self._method: Any = load_method(record["method"], given, self._device)
-        self._mask: Mask = getattr(self._method, "restore_mask", self._method.mask)
+        self._method = load_method(record["method"], given, self._device)
+        self._mask = self._method.restore_mask
         self._name, self._keys, self._batch = str(record["method"]), keys, batch_size
         self._places = places
 
@@ -191,7 +192,7 @@ class NetworkRestorer:
 
     def _crop(self, work: _Open, chip: Image) -> Image:
         """As it was published: the network's chip within the mask, around it what was there."""
-        if getattr(self._method, "whole_chips", False):
+        if self._method.whole_chips:
             return chip
         share = self._mask[:, :, None]
         return np.asarray(np.rint(share * chip + (1 - share) * work.frame), dtype=np.uint8)

@@ -25,12 +25,13 @@ from torch.nn import functional
 
 from deidcli.errors import DeidError
 from deidcli.faces.attributes import NAMES, AttributeNet, NetSettings, accuracy, predict
-from deidcli.faces.recognizer_nets import read_legacy_module
-from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
-from deidcli.training.loop import cosine, epoch_order, log, seed_step, update_average
+from deidcli.faces.mobilefacenet import read_legacy_module
 from deidcli.training.augment import augment, resized
+from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.chips import Chips, load_all, with_own_faces
-from deidcli.weights.pip_files import MOBILEFACENET, pip_file
+from deidcli.training.loop import cosine, epoch_order, log, seed_step, update_average
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import MOBILEFACENET
 
 CHECKPOINT = "checkpoint.pt"
 LOWER = ("conv1", "conv2_dw", "conv_23", "conv_3", "conv_34")

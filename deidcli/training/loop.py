@@ -1,20 +1,20 @@
-"""What every training recipe needs, as plain functions: schedule, averaged weights, checkpoints."""
+"""The one training loop and what its steps are made of: schedule, optimizer step, average."""
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deidcli.errors import DeidError
+from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def log(text: str) -> None:
@@ -60,36 +60,32 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
             value.copy_(source[name])
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old one or the new one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def average_decay(step: int, decay: float) -> float:
+    """The decay of `update_average` at a step. Young averages would remember the initial weights:
+    it grows to its full value."""
+    return min(decay, (1 + step) / (10 + step))
 
 
-def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint at `path`, or None when there is none.
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, loss: Tensor, factor: float = 1.0, clip: float = 5.0
+) -> float:
+    """One step of an optimizer.
 
     Args:
-        settings: must equal the checkpoint's own `settings`, for a run that changes its settings
-            half way is no run that can be repeated.
+        loss: scalar. factor: of the learning rate each parameter group was made with.
+        clip: highest norm of the gradient over all of the optimizer's parameters.
+
+    Returns:
+        The loss.
     """
-    if not path.is_file():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    saved = state["settings"]
-    names = sorted({*saved, *settings})
-    changed = [name for name in names if saved.get(name) != settings.get(name)]
-    if changed:
-        raise DeidError(
-            f"{path} was made with other settings: {', '.join(changed)}",
-            "train with the same settings, or into another folder",
-        )
-    return state
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    values = [value for group in optimizer.param_groups for value in group["params"]]
+    nn.utils.clip_grad_norm_(values, clip)
+    optimizer.step()
+    return float(loss.detach())
 
 
 class StoppedError(Exception):
@@ -97,7 +93,9 @@ class StoppedError(Exception):
 
 
 class Recipe(Protocol):
-    """The settings of a recipe that `take_steps` needs."""
+    """The settings of a training run: a frozen dataclass, a docstring under each field."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def seed(self) -> int:
@@ -108,16 +106,25 @@ class Recipe(Protocol):
         """A kill costs so many steps at most."""
 
 
-class Progress(Protocol):
-    """A run of a recipe."""
+PATHS = ("pool", "pool_labels")
+"""Settings that are paths: a folder may have moved between two parts of a run."""
 
+Settings = TypeVar("Settings", bound=Recipe)
+
+
+@dataclass
+class TrainingRun(Generic[Settings]):
+    """What every part of a recipe shares."""
+
+    settings: Settings
     out: Path
-    left: int | None
-    """Steps until the run leaves; None: never."""
+    left: int | None = None
+    """Steps until the run leaves as a kill would, for tests; None: never."""
 
-    @property
-    def settings(self) -> Recipe:
-        """What was asked for."""
+    def fixed(self, names: Iterable[str]) -> dict[str, Any]:
+        """The settings that a part's checkpoint must share; of paths the last name."""
+        every = asdict(self.settings)
+        return {name: Path(every[name]).name if name in PATHS else every[name] for name in names}
 
 
 StepOf = Callable[[int, Tensor, torch.Generator], dict[str, float]]
@@ -131,7 +138,7 @@ def take_steps(
     batch_size: int,
     steps: int,
     step_of: StepOf,
-    run: Progress,
+    run: TrainingRun[Any],
     fixed: dict[str, Any],
     after: Callable[[int], str] = lambda step: "",
 ) -> None:

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from deidcli.training import chips as training_chips
-from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError
 from deidcli.faces import attributes
-from deidcli.training import attributes as train_attributes
 from deidcli.faces.attributes import NAMES, AttributeNet, NetSettings, predict
+from deidcli.training import attributes as train_attributes
+from deidcli.training import chips as training_chips
 from deidcli.training.attributes import Settings
+from deidcli.training.augment import augment
+from deidcli.weights import own
 
 TINY = Settings(
     net=NetSettings(side=32, width=4, blocks=(1, 1, 1), maps=1),
@@ -153,7 +154,7 @@ def test_chips_are_cut_once_and_say_where_no_face_was_found(
 def test_augment_keeps_shape_and_range_and_follows_its_generator() -> None:
     chips = torch.from_numpy(random_chips(6, 40))
     first, again, other = (
-        training_chips.augment(chips, 32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        augment(chips, 32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert first.shape == (6, 3, 32, 32) and first.dtype == torch.float32
     assert float(first.min()) >= 0 and float(first.max()) <= 255
@@ -223,8 +224,8 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
 def test_changed_bytes_are_refused(
     shipped: AttributeNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = weights.weights_folder()
-    card = weights.own_cards()["attributes"]
+    folder = own.weights_folder()
+    card = own.own_cards()["attributes"]
     data = bytearray((folder / card.file).read_bytes())
     data[-1] ^= 1
     (tmp_path / card.file).write_bytes(data)
@@ -236,16 +237,16 @@ def test_changed_bytes_are_refused(
     with pytest.raises(DeidError, match="are not at"):
         attributes.load()
     with pytest.raises(DeidError, match="no weights are called"):
-        weights.own_weights("nothing")
+        own.own_weights("nothing")
     (tmp_path / "weights.toml").unlink()
     with pytest.raises(DeidError, match=r"no weights\.toml"):
         attributes.load()
 
 
 def test_shipped_weights_are_small_fp16_and_their_card_is_whole(shipped: AttributeNet) -> None:
-    tensors, card = weights.own_weights("attributes")
+    tensors, card = own.own_weights("attributes")
     assert {value.dtype for value in tensors.values()} == {torch.float16}
-    assert (weights.weights_folder() / card.file).stat().st_size < 20e6
+    assert (own.weights_folder() / card.file).stat().st_size < 20e6
     assert card.kind == "attributes" and card.license and card.command and card.trained_on
     assert card.input["side"] == shipped.settings.side
 

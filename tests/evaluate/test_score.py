@@ -18,7 +18,8 @@ from deidcli.data.images import decode
 from deidcli.evaluate import features
 from deidcli.evaluate.pairs import collect, open_pairs
 from deidcli.faces.align import chip_affine, crop
-from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER
 from tests.conftest import PEOPLE, Outcome
 from tests.test_datasets import celeba, portraits, write_shard
 

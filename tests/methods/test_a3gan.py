@@ -16,17 +16,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError, UsageError
 from deidcli.faces import align
 from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods import load_method
-from deidcli.methods.a3gan import method as a3gan, losses as a3gan_losses, train as a3gan_training
-from deidcli.methods.base import Context
 from deidcli.methods.a3gan import canvas
+from deidcli.methods.a3gan import losses as a3gan_losses
+from deidcli.methods.a3gan import method as a3gan
 from deidcli.methods.a3gan import networks as nets
-from deidcli.methods.a3gan.method import VARIANTS, mask_of, recognizer_view
-from deidcli.methods.a3gan.portraits import Album
+from deidcli.methods.a3gan import train as a3gan_training
+from deidcli.methods.a3gan.attribute_head import turned_shape
 from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT
 from deidcli.methods.a3gan.latents import (
     CANDIDATES,
@@ -38,11 +37,14 @@ from deidcli.methods.a3gan.latents import (
     tempered,
     wanted,
 )
+from deidcli.methods.a3gan.method import VARIANTS, mask_of, recognizer_view
 from deidcli.methods.a3gan.networks import SIZES, Variant
-from deidcli.methods.a3gan.attribute_head import turned_shape
+from deidcli.methods.a3gan.portraits import Album
 from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES, CHANGE
 from deidcli.methods.a3gan.teacher import drawn_masks, latents_of, prototypes_of
-from deidcli.methods.dae.networks import PADDING
+from deidcli.methods.base import Context
+from deidcli.methods.blend import PADDING
+from deidcli.weights import own
 from tests.conftest import PEOPLE
 from tests.test_datasets import celeba
 
@@ -250,7 +252,7 @@ def test_a_latent_moves_features_only_by_its_last_numbers() -> None:
 
 
 def test_faces_come_into_the_light_of_the_picture() -> None:
-    from deidcli.methods.dae.method import rim_to_face
+    from deidcli.methods.blend import rim_to_face
 
     chips, faces = torch.full((1, 3, 128, 128), 0.3), torch.full((1, 3, 128, 128), 0.6)
     made = canvas.laid(chips, faces, rim_to_face())
@@ -624,13 +626,13 @@ def embedded(chips: torch.Tensor) -> torch.Tensor:
 
 
 def test_shipped_weights_are_small_and_their_cards_whole() -> None:
-    cards = [card for card in weights.own_cards().values() if card.kind == "a3gan"]
+    cards = [card for card in own.own_cards().values() if card.kind == "a3gan"]
     assert "a3gan-compact" in {card.name for card in cards}
-    folder = weights.weights_folder()
+    folder = own.weights_folder()
     assert sum((folder / card.file).stat().st_size for card in cards) < 80e6
     for card in cards:
         assert card.trained_on and card.command and card.license and card.notes, card.name
-        kinds = {name: value.dtype for name, value in weights.own_weights(card.name)[0].items()}
+        kinds = {name: value.dtype for name, value in own.own_weights(card.name)[0].items()}
         assert kinds.pop("album.files") == torch.uint8 and kinds.pop("album.ends") == torch.int64
         assert set(kinds.values()) == {torch.float16}
 

@@ -14,14 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deidcli.weights import pip_files as weights
 from deidcli.errors import DeidError, UsageError
 from deidcli.methods import load_method
 from deidcli.methods.base import Context
-from deidcli.methods.dae import targets as dae_targets, train as dae_training
-from deidcli.methods.dae.method import blended, edge_mask, rim_to_face
+from deidcli.methods.blend import PADDING, blended, edge_mask, rim_to_face
+from deidcli.methods.dae import targets as dae_targets
+from deidcli.methods.dae import train as dae_training
 from deidcli.methods.dae.networks import (
-    PADDING,
     Convolutional,
     Deblurrer,
     FullyConnected,
@@ -31,6 +30,7 @@ from deidcli.methods.dae.networks import (
     unpack,
 )
 from deidcli.methods.dae.strangers import CANDIDATES, WINDOW, Pool
+from deidcli.weights import own
 from tests.conftest import PEOPLE
 
 TINY = dae_training.Settings(
@@ -311,9 +311,9 @@ def test_trained_weights_are_used_where_deid_weights_says(
     method = load_method("dae", {"target": "neighbors"}, "cpu")
     chips = torch.rand(3, 3, 64, 64)
     assert method(chips, context(3)).shape == chips.shape
-    cards = weights.own_cards()
+    cards = own.own_cards()
     assert {name for name in cards if name.startswith("dae")} == {"dae-fc", "dae-neighbors"}
-    assert cards["attributes"].folder == weights.weights_folder()  # other kinds stay
+    assert cards["attributes"].folder == own.weights_folder()  # other kinds stay
     with pytest.raises(UsageError, match="target=clusters"):
         load_method("dae", {"target": "clusters"}, "cpu")
 
@@ -403,15 +403,13 @@ def test_strangers_are_not_the_originals(shipped: Any, portraits: torch.Tensor) 
 
 
 def test_shipped_weights_are_small_and_their_cards_whole() -> None:
-    cards = [card for card in weights.own_cards().values() if card.kind == "dae"]
+    cards = [card for card in own.own_cards().values() if card.kind == "dae"]
     assert len(cards) >= 4, "a default and two others on the trade-off, and what they share"
-    folder = weights.weights_folder()
+    folder = own.weights_folder()
     assert sum((folder / card.file).stat().st_size for card in cards) < 60e6
     for card in cards:
         assert card.trained_on and card.command and card.license, card.name
-        assert {value.dtype for value in weights.own_weights(card.name)[0].values()} == {
-            torch.float16
-        }
+        assert {value.dtype for value in own.own_weights(card.name)[0].values()} == {torch.float16}
 
 
 def test_the_command_records_weights_and_settings(deid: Callable[..., Any], tmp_path: Path) -> None:

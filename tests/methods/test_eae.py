@@ -22,13 +22,24 @@ from deidcli.faces.landmarks import landmarks
 from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods.base import Context
 from deidcli.methods.eae import (
-    method as eae,
-    recipe as eae_loop,
+    losses,
+    networks,
+)
+from deidcli.methods.eae import (
     pen as eae_pen,
+)
+from deidcli.methods.eae import (
+    recipe as eae_loop,
+)
+from deidcli.methods.eae import (
     settings as eae_settings,
+)
+from deidcli.methods.eae import (
     train as eae_training,
 )
-from deidcli.methods.eae.method import SIZES, EmbeddedAutoencoders
+from deidcli.methods.eae.method import EmbeddedAutoencoders, load_part
+from deidcli.methods.eae.networks import SIZES
+from deidcli.methods.eae.settings import Settings as EaeSettings
 from deidcli.training.chips import Chips
 from deidcli.weights.own import own_cards
 from tests.conftest import PEOPLE, Outcome, copy_people
@@ -40,16 +51,16 @@ from tests.test_datasets import celeba
 def test_attribute_loss_is_cross_entropy_of_labeled_rows() -> None:
     logits = torch.tensor([[[0.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [5.0, 0.0]]])
     targets = torch.tensor([[1.0, 1.0], [0.0, -1.0]])  # the last one is not labeled
-    loss = eae.attribute_loss(logits, targets)
+    loss = losses.attribute_loss(logits, targets)
     first = (math.log(2) + math.log(1 + math.exp(-3))) / 2
     assert loss.tolist() == pytest.approx([first, math.log(1 + math.exp(-2))])
-    assert eae.attribute_loss(logits, torch.full((2, 2), -1.0)).tolist() == [0, 0]
+    assert losses.attribute_loss(logits, torch.full((2, 2), -1.0)).tolist() == [0, 0]
 
 
 def test_identity_loss_counts_no_negative_cosine() -> None:
     a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     b = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [1.0, 1.0]])
-    assert float(eae.identity_loss(a, b)) == pytest.approx((1 + 0 + math.sqrt(0.5)) / 3)
+    assert float(losses.identity_loss(a, b)) == pytest.approx((1 + 0 + math.sqrt(0.5)) / 3)
 
 
 def test_likeness_loss_is_nil_where_all_point_one_way() -> None:
@@ -59,7 +70,9 @@ def test_likeness_loss_is_nil_where_all_point_one_way() -> None:
 
 
 def test_multiple_loss_weighs_its_terms() -> None:
-    loss = eae.multiple_loss(torch.tensor(1.0), torch.tensor([2.0, 3.0]), torch.tensor(4.0), 10, 7)
+    loss = losses.multiple_loss(
+        torch.tensor(1.0), torch.tensor([2.0, 3.0]), torch.tensor(4.0), 10, 7
+    )
     assert float(loss) == 1 + 10 * 5 + 7 * 4
 
 
@@ -76,8 +89,8 @@ def test_arcface_loss_adds_the_margin_to_the_right_angle() -> None:
 def test_a_recognizers_view_lies_where_its_own_chip_does() -> None:
     """A ramp over the chip: every recognizer's pixel shows the place in the mean face it names."""
     side, entry = 224, RECOGNIZERS["w600k_mbf"]
-    unit = side / (1 + 2 * eae.PADDING)
-    place = (torch.arange(side) + 0.5) / unit - eae.PADDING
+    unit = side / (1 + 2 * networks.PADDING)
+    place = (torch.arange(side) + 0.5) / unit - networks.PADDING
     chips = torch.stack([place[None].expand(side, -1), place[:, None].expand(-1, side)])
     view = eae_pen.recognizer_view(torch.cat([chips, chips[:1]])[None], entry)[0]
     expected = (torch.arange(entry.size)[:, None] - torch.tensor(entry.origin)) / entry.scale
@@ -93,9 +106,9 @@ def test_shapes(name: str, code: tuple[int, int, int]) -> None:
     """Fig. 3 and 6: the codes are 512x14x14 in the paper's size; nothing is computed here."""
     size = SIZES[name]
     with torch.device("meta"):
-        fsn = eae.FeatureSelection(size, 5).eval()
-        external = eae.ExternalAutoencoder(size).eval()
-        internal = eae.InternalAutoencoder(size, 4).eval()
+        fsn = networks.FeatureSelection(size, 5).eval()
+        external = networks.ExternalAutoencoder(size).eval()
+        internal = networks.InternalAutoencoder(size, 4).eval()
         chips = torch.empty(2, 3, size.side, size.side)
         desired, r = fsn.desired(chips), external.encode(chips)
         bits = internal.encode(r)
@@ -112,10 +125,12 @@ def test_shapes(name: str, code: tuple[int, int, int]) -> None:
 
 
 def test_pooling_before_the_activation_is_the_papers_order() -> None:
-    block = eae._block(3, 8, 3, 1, 2).eval()
+    block = networks._block(3, 8, 3, 1, 2).eval()
     conv, norm, pool, _ = block
     x = torch.randn(2, 3, 16, 16)
-    assert torch.equal(block(x), pool(torch.nn.functional.leaky_relu(norm(conv(x)), eae.SLOPE)))
+    assert torch.equal(
+        block(x), pool(torch.nn.functional.leaky_relu(norm(conv(x)), networks.SLOPE))
+    )
 
 
 # --- Training on a tiny made-up set
@@ -141,7 +156,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Chips:
     size = replace(
         SIZES["compact"], side=32, widths=(8,) * 6, inner=(8,) * 5, back=(8,) * 5, hidden=(8, 8)
     )
-    monkeypatch.setitem(eae.SIZES, "compact", size)
+    monkeypatch.setitem(networks.SIZES, "compact", size)
     monkeypatch.setattr(eae_training, "CENTERED", 8)
     return chips
 
@@ -172,7 +187,7 @@ def test_training_writes_cards_that_load(
     eae_training.train([tmp_path], tmp_path / "out", replace(TINY, part="sprn"))
     monkeypatch.setenv("DEID_WEIGHTS", str(tmp_path / "out"))
     for network in ("prn", "sprn"):
-        settings = eae.Settings(attrs="SG", network=network)  # type: ignore[arg-type]
+        settings = EaeSettings(attrs="SG", network=network)  # type: ignore[arg-type]
         method = EmbeddedAutoencoders(settings, "cpu")
         assert method.external.training is False
         assert len(EmbeddedAutoencoders.weights(settings)) == (1 if network == "sprn" else 2)
@@ -233,7 +248,7 @@ def test_warm_start_takes_the_encoder_as_it_is(tiny: Chips, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def method() -> EmbeddedAutoencoders:
-    return EmbeddedAutoencoders(eae.Settings(), "cpu")
+    return EmbeddedAutoencoders(EaeSettings(), "cpu")
 
 
 def portraits(count: int) -> torch.Tensor:
@@ -242,7 +257,9 @@ def portraits(count: int) -> torch.Tensor:
     for path in sorted((PEOPLE / "portraits").glob("*.jpg"))[:count]:
         frame = np.asarray(Image.open(path).convert("RGB"))
         points = landmarks(frame, detect_hog(frame)[0][0])
-        chips.append(crop(frame, chip_affine(points, eae.SIDE, eae.PADDING), eae.SIDE, True))
+        chips.append(
+            crop(frame, chip_affine(points, networks.SIDE, networks.PADDING), networks.SIDE, True)
+        )
     return torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -255,7 +272,7 @@ def test_a_face_is_published_alike_alone_and_in_company(method: EmbeddedAutoenco
     with torch.inference_mode():
         together = method(chips, context(11))
         alone = torch.cat([method(chip[None], context(1)) for chip in chips])
-        fresh = EmbeddedAutoencoders(eae.Settings(), "cpu")(chips.flip(0), context(11)).flip(0)
+        fresh = EmbeddedAutoencoders(EaeSettings(), "cpu")(chips.flip(0), context(11)).flip(0)
     assert together.shape == chips.shape
     assert torch.equal(together, alone) and torch.equal(together, fresh)
 
@@ -266,8 +283,8 @@ def test_the_picture_is_a_function_of_the_bits_alone(method: EmbeddedAutoencoder
     with torch.inference_mode():
         out = method(chips, context(16))
         assert method.internal is not None
-        small = torch.nn.functional.avg_pool2d(chips, eae.SIDE // method.size.side)
-        bits = eae.bits_of(eae.code_of(method.external, method.internal, small))
+        small = torch.nn.functional.avg_pool2d(chips, networks.SIDE // method.size.side)
+        bits = networks.bits_of(networks.code_of(method.external, method.internal, small))
     assert len(torch.unique(bits, dim=0)) > 1
     for i in range(16):
         for j in range(i):
@@ -279,8 +296,8 @@ def test_the_picture_is_a_function_of_the_bits_alone(method: EmbeddedAutoencoder
 def test_the_frozen_fsn_reads_the_code_off_every_picture(method: EmbeddedAutoencoders) -> None:
     """The asked attributes are there, in each of the sixteen pictures."""
     names = eae_settings.names_of("GSBE")
-    fsn = eae.FeatureSelection(method.size, len(LETTERS))
-    eae.load_part(fsn, eae_settings.card_name("compact", "fsn"), "cpu")
+    fsn = networks.FeatureSelection(method.size, len(LETTERS))
+    load_part(fsn, eae_settings.card_name("compact", "fsn"), "cpu")
     order = list(LETTERS.values())
     codes = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * len(names))
     with torch.inference_mode():
@@ -291,7 +308,7 @@ def test_the_frozen_fsn_reads_the_code_off_every_picture(method: EmbeddedAutoenc
 
 def test_attributes_of_no_weights_are_an_error_that_says_what_to_do() -> None:
     with pytest.raises(UsageError, match="for the attributes SE") as caught:
-        EmbeddedAutoencoders.weights(eae.Settings(attrs="ES"))
+        EmbeddedAutoencoders.weights(EaeSettings(attrs="ES"))
     assert "GSBE" in str(caught.value.hint) and "deid train eae DATA --attrs SE" in str(
         caught.value.hint
     )

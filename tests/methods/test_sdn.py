@@ -22,16 +22,24 @@ from deidcli.faces.landmarks import landmarks
 from deidcli.methods import load_method
 from deidcli.methods.base import Context
 from deidcli.methods.sdn import (
-    method as sdn,
     channel as sdn_channel,
+)
+from deidcli.methods.sdn import (
     keys as sdn_keys,
-    networks as sdn_nets,
-    train as sdn_training,
 )
 from deidcli.methods.sdn import losses
-from deidcli.methods.sdn.method import SecureDualNetwork, Settings
+from deidcli.methods.sdn import (
+    method as sdn,
+)
+from deidcli.methods.sdn import (
+    networks as sdn_nets,
+)
+from deidcli.methods.sdn import (
+    train as sdn_training,
+)
 from deidcli.methods.sdn.bottleneck import Bottleneck, to_planes, to_rgb
 from deidcli.methods.sdn.identity import Identity
+from deidcli.methods.sdn.method import SecureDualNetwork, Settings
 from deidcli.methods.sdn.settings import canonical, parse_degrees, parse_wanted
 from deidcli.methods.sdn.shift import directions, traits
 from tests.conftest import PEOPLE, Outcome, copy_people

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.methods.a3gan import losses
+from deidcli.methods.a3gan.networks import SIZES, Discriminator
 from deidcli.methods.a3gan.recipe import (
     NAMES,
     READER,
@@ -18,7 +19,6 @@ from deidcli.methods.a3gan.recipe import (
     in_blocks,
     warm,
 )
-from deidcli.methods.a3gan.networks import SIZES, Discriminator
 from deidcli.methods.a3gan.settings import ALSO
 from deidcli.training.loop import take_steps
 

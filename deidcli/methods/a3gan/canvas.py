@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.methods.dae.method import CELL
-from deidcli.methods.dae.networks import LUMA, SIDE
+from deidcli.methods.blend import CELL, LUMA, SIDE
 
 LATENT = 512
 """Numbers of f_z (table 4)."""

@@ -23,7 +23,7 @@ from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, at_64, color_of, rim_cells
 from deidcli.methods.a3gan.networks import Discriminator
 from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES
-from deidcli.methods.dae.networks import LUMA
+from deidcli.methods.blend import LUMA
 
 WEIGHTS = (3.0, 2.2, 2.5, 2.5, 5.0, 6.0, 2.5, 4.0, 1.5, 3.0, 4.0, 3.0)
 """Of the difference of two probabilities, for ATTRIBUTES and ALSO."""

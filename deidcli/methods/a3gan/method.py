@@ -26,7 +26,7 @@ docs/methods/a3gan.md):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,13 +35,12 @@ from torch.nn import functional
 
 from deidcli.faces.align import Mask
 from deidcli.faces.recognizers import Recognizer
-from deidcli.methods.base import Chip, Context, PlanFace
-from deidcli.methods.dae import method as dae
-from deidcli.methods.a3gan.portraits import Album
 from deidcli.methods.a3gan.latents import Description, Pool, describe, normal_latents, tempered
 from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator, Variant
+from deidcli.methods.a3gan.portraits import Album
 from deidcli.methods.a3gan.settings import ATTRIBUTES, Facts, Settings, changing, weights_name
-from deidcli.methods.dae.networks import PADDING
+from deidcli.methods.base import Chip, Context, Method
+from deidcli.methods.blend import PADDING, wide_edge_mask
 from deidcli.weights.own import own_weights
 
 MICRO_BATCH = 16
@@ -71,13 +70,6 @@ def card_name(size: str, variant: Variant) -> str:
     return weights_name(size, *(name for name, known in VARIANTS.items() if known == variant))
 
 
-def edge(side: int) -> Tensor:
-    """(side, side) in [0, 1]: the share of the new face at each place of a chip; see dae."""
-    mask = torch.from_numpy(dae.edge_mask())[None, None]
-    wide = functional.interpolate(mask, (side, side), mode="bilinear", align_corners=False)
-    return wide[0, 0].contiguous()
-
-
 def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
     """What a recognizer sees of our chips (N, 3, S, S), differentiable: (N, 3, R, R) in [0, 1]."""
     share = 1 / (1 + 2 * PADDING)  # of the chip's side that the mean face's has
@@ -91,7 +83,7 @@ def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
     return functional.grid_sample(chips, grid, align_corners=False)
 
 
-class A3gan(Facts):
+class A3gan(Facts, Method):
     """A photo-like face of somebody else; a mask says which attributes may change."""
 
     def __init__(self, settings: Settings, device: str) -> None:
@@ -99,7 +91,7 @@ class A3gan(Facts):
         self.device = device
         size = SIZES[settings.size]
         self.chip = Chip(size.side, PADDING)
-        self.mask: Mask = edge(size.side).numpy()
+        self.mask: Mask = wide_edge_mask(size.side).numpy()
         tensors, _ = own_weights(self.weights(settings)[0])
         generator = Generator(size, VARIANTS[settings.variant])
         reader = Discriminator(size)
@@ -109,10 +101,6 @@ class A3gan(Facts):
         self.pool = Pool(pool.pop("codes"), Description(**pool))
         self.album = Album(tensors["album.files"], tensors["album.ends"])
         self.change = as_mask(settings.changing()).to(device)
-
-    def prepare(self, faces: Iterable[PlanFace]) -> None:
-        """Nothing: each face is a matter of its own."""
-        return None
 
     def __call__(self, chips: Tensor, context: Context) -> Tensor:
         out = torch.empty_like(chips)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deidcli.methods.dae import method as dae
 from deidcli.methods.a3gan.canvas import LATENT, Canvas, laid
 from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES
+from deidcli.methods.blend import rim_to_face
 
 SLOPE = 0.2
 """Of Leaky ReLU on the negative side; the paper gives none, STGAN's is 0.2."""
@@ -186,7 +186,7 @@ class Generator(nn.Module):
         self.units = nn.ModuleList(_UNITS[variant.skip](w[i], w[i + 1]) for i in range(4))
         self.ainet = AttributeInjection(size, variant)
         self.canvas = Canvas(size.side) if size.canvas else None
-        self.register_buffer("spread", dae.rim_to_face(), persistent=False)
+        self.register_buffer("spread", rim_to_face(), persistent=False)
         drawn = 12 if size.canvas else 0  # a canvas at half the side, four pixels a place
         bottom = w[4] * (2 if variant.inject == "concat" else 1)
         shapes = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,9 +18,9 @@ from deidcli.errors import DeidError
 from deidcli.faces import align, recognizers
 from deidcli.methods.a3gan.networks import SIZES, Inject, Skip, Variant
 from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES
-from deidcli.methods.dae.networks import PADDING
-from deidcli.training.loop import cosine, log
+from deidcli.methods.blend import PADDING
 from deidcli.training.chips import Chips, load_all, load_landmarks, require_labels
+from deidcli.training.loop import TrainingRun, cosine, log
 
 BLOCK = 256
 """Faces that go through a network at once where no gradient is kept."""
@@ -104,20 +104,8 @@ GAN = (*TEACHER, *LAMBDAS, "steps", "gan_rate", "penalty_every", "watched", "rec
 """The settings that bear on each part's weights."""
 
 
-@dataclass
-class Run:
-    """What every part of the recipe shares."""
-
-    settings: Settings
-    out: Path
-    left: int | None
-    """Steps until the run leaves; None: never."""
-
-    def fixed(self, names: Iterable[str]) -> dict[str, Any]:
-        """The settings that a part's checkpoint must share; of paths the last name."""
-        every = asdict(self.settings)
-        paths = ("pool", "pool_labels")
-        return {name: Path(every[name]).name if name in paths else every[name] for name in names}
+Run = TrainingRun[Settings]
+"""What every part of the recipe shares."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Literal
 
 from deidcli.celeba import parse_attributes
 from deidcli.errors import UsageError
+from deidcli.methods import base
 from deidcli.weights.own import own_cards
 
 ATTRIBUTES = (
@@ -93,7 +94,7 @@ def weights_name(size: str, *variant: str) -> str:
     return "-".join(["a3gan", size, *(name for name in variant if name != "full")])
 
 
-class Facts:
+class Facts(base.Facts):
     """A photo-like face of somebody else; a mask says which attributes may change."""
 
     settings: Settings

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
-from deidcli.methods.a3gan.method import mask_of
-from deidcli.methods.a3gan.portraits import Album
 from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, Canvas, laid, pack
 from deidcli.methods.a3gan.latents import Description, Pool, describe
+from deidcli.methods.a3gan.method import mask_of
+from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
+from deidcli.methods.a3gan.portraits import Album
 from deidcli.methods.a3gan.recipe import (
     MATERIAL,
     NAMES,
@@ -25,9 +26,8 @@ from deidcli.methods.a3gan.recipe import (
     embeddings_of,
     in_blocks,
 )
-from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
 from deidcli.methods.a3gan.settings import ATTRIBUTES, CHANGE
-from deidcli.methods.dae.method import rim_to_face
+from deidcli.methods.blend import rim_to_face
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.loop import log
 

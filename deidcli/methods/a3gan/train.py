@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from deidcli.faces import recognizers
 from deidcli.methods.a3gan import losses
-from deidcli.methods.a3gan.method import card_name, edge, mask_of, recognizer_view
+from deidcli.methods.a3gan.attribute_head import train_reader
 from deidcli.methods.a3gan.canvas import LATENT
 from deidcli.methods.a3gan.latents import describe, tempered
+from deidcli.methods.a3gan.method import card_name, mask_of, recognizer_view
+from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
 from deidcli.methods.a3gan.recipe import (
     GAN,
     TEACHER,
@@ -42,8 +44,6 @@ from deidcli.methods.a3gan.recipe import (
     warm,
     write_sheet,
 )
-from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
-from deidcli.methods.a3gan.attribute_head import train_reader
 from deidcli.methods.a3gan.settings import ATTRIBUTES
 from deidcli.methods.a3gan.teacher import (
     Lesson,
@@ -53,10 +53,10 @@ from deidcli.methods.a3gan.teacher import (
     new_generator,
     seeds_of,
 )
-from deidcli.methods.dae.networks import PADDING
-from deidcli.training.loop import StoppedError, log, take_steps, update_average
+from deidcli.methods.blend import PADDING, wide_edge_mask
+from deidcli.training.cards import write_own_weights
 from deidcli.training.chips import with_own_faces
-from deidcli.weights.writer import write_own_weights
+from deidcli.training.loop import StoppedError, log, take_steps, update_average
 
 SHEET = 12
 """Faces on the sample sheet."""
@@ -124,7 +124,7 @@ def train_under_teacher(
     generator = new_generator(material, run)
     optimizer = torch.optim.AdamW(generator.parameters(), settings.rate, weight_decay=1e-3)
     steps, size = settings.teacher_steps, SIZES[settings.size].side
-    window = edge(size).to(settings.device)
+    window = wide_edge_mask(size).to(settings.device)
 
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
         generator.train()
@@ -169,7 +169,7 @@ def train_gan(
     watcher = None
     if settings.watched:
         watcher = recognizers.load(settings.recognizer, settings.device)
-    window = edge(SIZES[settings.size].side).to(settings.device)
+    window = wide_edge_mask(SIZES[settings.size].side).to(settings.device)
     lambdas = {
         "att2": settings.lambda2,
         "deid": settings.lambda3,
@@ -266,7 +266,7 @@ def sheet(
     generator.eval()
     some = torch.linspace(0, len(shown) - 1, min(SHEET, len(shown))).round().long()
     chips = batch_of(shown.chips, some, device)
-    window = edge(chips.shape[2]).to(device)
+    window = wide_edge_mask(chips.shape[2]).to(device)
     faces = describe(reader, chips)
     seeds = seeds_of(len(chips), torch.Generator().manual_seed(1))
     rows = [chips]

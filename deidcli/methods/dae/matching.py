@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import align, recognizers
+from deidcli.methods.blend import PADDING, SIDE
+from deidcli.methods.dae.networks import Autoencoder, FullyConnected, pack, principal_components
 from deidcli.methods.dae.recipe import (
     BLOCK,
     SAMPLES,
@@ -22,17 +24,9 @@ from deidcli.methods.dae.recipe import (
     in_blocks,
     tensor_of,
 )
-from deidcli.methods.dae.networks import (
-    PADDING,
-    SIDE,
-    Autoencoder,
-    FullyConnected,
-    pack,
-    principal_components,
-)
 from deidcli.methods.dae.strangers import ATTRIBUTES, KEPT, Matcher, features
-from deidcli.training.loop import log
 from deidcli.training.chips import Chips
+from deidcli.training.loop import log
 
 
 def train_strangers(

@@ -20,19 +20,14 @@ What departs from the paper, and why (figures: docs/methods/dae.md):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from deidcli.faces.align import Mask
-from deidcli.methods.base import Chip, Context, PlanFace
+from deidcli.methods.base import Chip, Context, Method
+from deidcli.methods.blend import PADDING, SIDE, blended, edge_mask, rim_to_face
 from deidcli.methods.dae.networks import (
-    PADDING,
-    SIDE,
     Autoencoder,
     Convolutional,
     Deblurrer,
@@ -46,20 +41,9 @@ from deidcli.weights.own import Card, own_weights
 
 MICRO_BATCH = 32
 """Faces that go through the networks at once, always as many: sums round by a batch's size."""
-EDGE = 7.0
-"""Width of the mask's soft edge, px."""
-HALF_WIDTH, HALF_HEIGHT, MIDDLE, POWER = 0.95, 1.04, 0.44, 2.4
-"""The mask: a rounded ellipse, in sides of the mean face. A narrower one (half width 0.85, power
-2.2) leaves four times as many faces to be found by their hair; a square with round corners leaves
-as few as this and shows the stranger's ground."""
-CELL = 4
-"""Side of the cells in which the tone is matched, px; the outermost ones are the rim, which the
-mask leaves to the picture."""
-REACH = 10.0
-"""How far into the face the rim's tone reaches, px."""
 
 
-class DeepAutoencoder(Facts):
+class DeepAutoencoder(Facts, Method):
     """Encoder, decoder, deblurrer, smoother."""
 
     def __init__(self, settings: Settings, device: str) -> None:
@@ -88,10 +72,6 @@ class DeepAutoencoder(Facts):
         if "centers" in tensors and settings.snap:
             self.centers = tensors["centers"].float().to(device)
         self.tone = rim_to_face().to(device)
-
-    def prepare(self, faces: Iterable[PlanFace]) -> None:
-        """Nothing: each face is a matter of its own."""
-        return None
 
     def __call__(self, chips: Tensor, context: Context) -> Tensor:
         strangers = self.strangers.of(chips, context) if self.strangers else None
@@ -181,47 +161,3 @@ def _filled(rows: Tensor) -> Tensor:
     full = rows.new_zeros(MICRO_BATCH, *rows.shape[1:])
     full[: len(rows)] = rows
     return full
-
-
-def edge_mask() -> Mask:
-    """(64, 64): 1 inside a rounded ellipse around the head, falling to 0 across EDGE."""
-    unit = SIDE / (1 + 2 * PADDING)
-    line = (torch.arange(SIDE) + 0.5) / unit - PADDING
-    x, y = (line - 0.5).abs() / HALF_WIDTH, (line - MIDDLE).abs() / HALF_HEIGHT
-    radius = (x[None, :] ** POWER + y[:, None] ** POWER) ** (1 / POWER)
-    ramp = ((1 - radius) * unit * min(HALF_WIDTH, HALF_HEIGHT) / EDGE).clamp(0, 1)
-    mask: Mask = (ramp * ramp * (3 - 2 * ramp)).numpy().astype(np.float32)
-    return mask
-
-
-def rim_to_face() -> Tensor:
-    """(R, 4096): how the difference in each cell of the rim spreads over the chip.
-
-    Inside, a place takes the mean of the rim's differences weighted by nearness, fading with the
-    distance from the rim; at the rim it takes them whole.
-    """
-    line = torch.arange(SIDE) + 0.5
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    inset = torch.stack([x, y, SIDE - x, SIDE - y]).amin(0).view(-1, 1)
-    points = torch.stack([x, y], -1)
-    cells = functional.avg_pool2d(points.permute(2, 0, 1), CELL)[:, _rim(torch.device("cpu"))].T
-    distance = torch.cdist(points.view(-1, 2), cells)
-    near = torch.exp(-(distance**2) / (2 * (CELL + 0.6 * inset) ** 2)) + 1e-12
-    fade = torch.exp(-(inset - CELL / 2).clamp(min=0) / REACH)
-    return (fade * near / near.sum(1, keepdim=True)).T.contiguous()
-
-
-def _rim(device: torch.device) -> Tensor:
-    """(16, 16) bool: the outermost cells."""
-    rim = torch.ones(SIDE // CELL, SIDE // CELL, dtype=torch.bool, device=device)
-    rim[1:-1, 1:-1] = False
-    return rim
-
-
-def blended(chips: Tensor, faces: Tensor, spread: Tensor) -> Tensor:
-    """`faces` with the tone of `chips` at their rim: both (N, 3, 64, 64) -> the same, in [0, 1].
-
-    Of the chips only means of the rim's cells enter, which stay in the picture anyway.
-    """
-    difference = functional.avg_pool2d(chips - faces, CELL)[:, :, _rim(chips.device)]
-    return (faces + (difference @ spread).view_as(faces)).clamp(0, 1)

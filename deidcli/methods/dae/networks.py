@@ -13,16 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SIDE = 64
-"""Side of a chip, px (sec. 4.2)."""
-PADDING = 0.6
-"""Padding of a chip: the head with most of its hair. With 0.35 a gray square in place of the chip
-leaves 8 % of faces to be found by their hair and ground, with 0.6 as many as chance."""
+from deidcli.methods.blend import LUMA, SIDE
+
 CHROMA_SIDE = 16
 """Side of the two color planes of a fully connected network: eyes and cameras resolve color less
 than light, and 2 x 16 x 16 more inputs cost an eighth, not twice, of the gray network's."""
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601."""
 WIDTHS = (1024, 768, 512)
 """Of the fully connected encoder after its input (table 1: the best baseline)."""
 CHANNELS = (16, 32, 64, 128, 256)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.celeba import parse_attributes
-from deidcli.methods.dae.networks import PADDING, SIDE
+from deidcli.methods.blend import PADDING, SIDE
 from deidcli.methods.dae.settings import Target
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
-from deidcli.training.loop import StoppedError, cosine, epoch_order, log, seed_step
 from deidcli.training.chips import Chips, load_all
+from deidcli.training.loop import StoppedError, TrainingRun, cosine, epoch_order, log, seed_step
 
 BLOCK = 512
 """Faces that go through a network at once where no gradient is kept."""
@@ -88,19 +88,8 @@ class Settings:
         parse_attributes(self.attributes)
 
 
-@dataclass
-class Run:
-    """What every part of the recipe shares."""
-
-    settings: Settings
-    out: Path
-    left: int | None
-    """Steps until the run leaves; None: never."""
-
-    def fixed(self, names: Iterable[str]) -> dict[str, Any]:
-        """The settings that a part's checkpoint must share."""
-        every = asdict(self.settings)
-        return {name: every[name] for name in names}
+Run = TrainingRun[Settings]
+"""What every part of the recipe shares."""
 
 
 def faces_of(paths: Sequence[Path], cache: Path, limit: int) -> tuple[Chips, NDArray[np.int64]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deidcli.errors import UsageError
+from deidcli.methods import base
 from deidcli.weights.own import Card, own_cards
 
 Target = Literal["strangers", "supervised", "clusters", "neighbors", "cells", "none"]
@@ -36,7 +37,7 @@ class Settings:
             raise ValueError(f"no target is called {self.target}")
 
 
-class Facts:
+class Facts(base.Facts):
     """The face of somebody who does not exist, of the same sex, expression and pose."""
 
     settings: Settings

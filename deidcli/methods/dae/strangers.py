@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deidcli.methods.dae.networks import CHROMA_SIDE, SIDE
+from deidcli.methods.blend import SIDE
+from deidcli.methods.dae.networks import CHROMA_SIDE
 
 ATTRIBUTES = ("Male", "Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Young")
 """What a stranger shares, as far as the pool has it; CelebA's names."""

@@ -23,7 +23,18 @@ from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from deidcli.celeba import CELEBA_ATTRIBUTES, parse_attributes
+from deidcli.methods.blend import PADDING, SIDE
 from deidcli.methods.dae import targets as targets_of
+from deidcli.methods.dae.matching import train_strangers
+from deidcli.methods.dae.networks import (
+    Autoencoder,
+    Convolutional,
+    Deblurrer,
+    FullyConnected,
+    Smoother,
+    pack,
+    principal_components,
+)
 from deidcli.methods.dae.recipe import (
     BLOCK,
     BODY,
@@ -38,21 +49,9 @@ from deidcli.methods.dae.recipe import (
     mirrored,
     tensor_of,
 )
-from deidcli.methods.dae.matching import train_strangers
-from deidcli.methods.dae.networks import (
-    PADDING,
-    SIDE,
-    Autoencoder,
-    Convolutional,
-    Deblurrer,
-    FullyConnected,
-    Smoother,
-    pack,
-    principal_components,
-)
-from deidcli.training.loop import StoppedError, log
+from deidcli.training.cards import write_own_weights
 from deidcli.training.chips import Chips, load_landmarks, require_labels, with_own_faces
-from deidcli.weights.writer import write_own_weights
+from deidcli.training.loop import StoppedError, log
 
 
 @with_own_faces

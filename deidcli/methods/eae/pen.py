@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.faces.recognizers import Recognizer
-from deidcli.methods.eae.method import PADDING, Size
+from deidcli.methods.eae.networks import PADDING, Size
 
 EMBEDDING = 512
 """Dimensions of the PEN's embeddings (sec. III-C)."""

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from deidcli.celeba import CELEBA_ATTRIBUTES, parse_attributes
 from deidcli.errors import DeidError
-from deidcli.methods.eae import method as eae, settings as eae_settings
-from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
-from deidcli.training.loop import cosine, epoch_order, log, seed_step, update_average
+from deidcli.methods.eae import networks
+from deidcli.methods.eae import settings as eae_settings
 from deidcli.training.augment import augment
+from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.chips import Chips, load_all
-from deidcli.weights.pip_files import file_sha256
+from deidcli.training.loop import cosine, epoch_order, log, seed_step, update_average
+from deidcli.weights.files import file_sha256
 
 Part = Literal["all", "fsn", "external", "pen", "internal", "sprn"]
 
@@ -142,7 +143,7 @@ class Run:
         stop_after: int | None,
     ) -> None:
         self.out, self.settings, self.stop_after = out, settings, stop_after
-        self.size = eae.SIZES[settings.size]
+        self.size = networks.SIZES[settings.size]
         self.attributes = eae_settings.names_of(
             eae_settings.letters_of(parse_attributes(settings.attrs))
         )
@@ -153,14 +154,14 @@ class Run:
                 f"the FSN does not learn {', '.join(missing)}", "name them in --set fsn_attrs=..."
             )
         self.data = [Path(path).name for path in data]
-        chips = load_all(data, self.size.side, eae.PADDING, cache, extend=True)
+        chips = load_all(data, self.size.side, networks.PADDING, cache, extend=True)
         self.soft = None
         if settings.targets:
             self.soft = np.load(settings.targets)[chips.found].astype(np.float32)
         self.chips = chips.keep(chips.found)
         self.held_out: Chips | None = None
         if validation:
-            held_out = load_all(validation, self.size.side, eae.PADDING, cache, extend=True)
+            held_out = load_all(validation, self.size.side, networks.PADDING, cache, extend=True)
             self.held_out = held_out.keep(held_out.found)
         self._check_labels()
 
@@ -201,7 +202,7 @@ class Run:
         if not path.is_file():
             raise DeidError(f"there is no {path}", f"train it first: --set part={part}")
         read(module, path)
-        return eae.frozen(module.to(self.settings.device))
+        return networks.frozen(module.to(self.settings.device))
 
     def targets(self, rows: NDArray[np.int64]) -> Tensor:
         """(N, groups) targets of the FSN: labels, mixed with soft ones where there are any."""
@@ -413,7 +414,7 @@ def _card(run: Run, path: Path) -> str:
             f'trained_on = "{", ".join(made["data"])}"',
             f'command = "deid train eae {" ".join([*made["data"], *options])}"',
             'license = "Apache-2.0"',
-            f"input = {{ side = {run.size.side}, padding = {eae.PADDING}, "
+            f"input = {{ side = {run.size.side}, padding = {networks.PADDING}, "
             'range = "[0, 1]", color = "RGB" }',
             f'scores = {{ split = "validation", values = {scores} }}',
         ]

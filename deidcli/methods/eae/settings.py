@@ -8,6 +8,7 @@ from typing import Literal
 
 from deidcli.celeba import LETTERS, parse_attributes
 from deidcli.errors import UsageError
+from deidcli.methods import base
 from deidcli.weights.own import own_cards
 
 SizeName = Literal["compact", "paper"]
@@ -72,7 +73,7 @@ def card_of(settings: Settings) -> str:
     )
 
 
-class Facts:
+class Facts(base.Facts):
     """A picture without a face, from which only the asked attributes can be read."""
 
     settings: Settings

@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.faces import recognizers
-from deidcli.methods.eae import method as eae, settings as eae_settings
+from deidcli.methods.eae import losses, networks
+from deidcli.methods.eae import settings as eae_settings
+from deidcli.methods.eae.pen import (
+    Classified,
+    Embedder,
+    arcface_loss,
+    likeness_loss,
+    recognizer_view,
+)
 from deidcli.methods.eae.recipe import (
     Run,
     Settings,
@@ -34,13 +42,6 @@ from deidcli.methods.eae.recipe import (
     metadata,
     read,
     write_cards,
-)
-from deidcli.methods.eae.pen import (
-    Classified,
-    Embedder,
-    arcface_loss,
-    likeness_loss,
-    recognizer_view,
 )
 from deidcli.training.chips import with_own_faces
 
@@ -96,18 +97,18 @@ def _parts(settings: Settings) -> list[str]:
 def _train_fsn(run: Run) -> bool:
     """Procedure 1: the FSN on the attributes (eq. 4)."""
     torch.manual_seed(run.settings.seed)
-    model = eae.FeatureSelection(run.size, len(run.fsn_attributes))
+    model = networks.FeatureSelection(run.size, len(run.fsn_attributes))
     if run.settings.fsn_initial:
         read(model, Path(run.settings.fsn_initial))
 
     def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        return eae.attribute_loss(model(images), run.targets(rows)).sum()
+        return losses.attribute_loss(model(images), run.targets(rows)).sum()
 
     @torch.no_grad()
     def scores(model: nn.Module) -> dict[str, float]:
         if run.held_out is None:
             return {}
-        assert isinstance(model, eae.FeatureSelection)
+        assert isinstance(model, networks.FeatureSelection)
         shown = batches(run.held_out, run.settings.device)
         present = torch.cat([model.answers(b) for b in shown]).cpu().numpy() > 0.5
         return accuracy(run.held_out, run.fsn_attributes, present)
@@ -120,26 +121,26 @@ def _train_fsn(run: Run) -> bool:
 def _train_external(run: Run) -> bool:
     """Procedure 3, line 5: the external autoencoder by its squared error (eq. 6)."""
     torch.manual_seed(run.settings.seed + 1)
-    model = eae.ExternalAutoencoder(run.size)
-    fsn = run.load("fsn", eae.FeatureSelection(run.size, len(run.fsn_attributes)))
-    assert isinstance(fsn, eae.FeatureSelection)
+    model = networks.ExternalAutoencoder(run.size)
+    fsn = run.load("fsn", networks.FeatureSelection(run.size, len(run.fsn_attributes)))
+    assert isinstance(fsn, networks.FeatureSelection)
     model.encoder.load_state_dict(fsn.shared[:5].state_dict())
     fixed = run.settings.encoder_share == 0
     model.encoder.requires_grad_(not fixed)
 
     def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        assert isinstance(model, eae.ExternalAutoencoder)
+        assert isinstance(model, networks.ExternalAutoencoder)
         if fixed:
             model.encoder.eval()
         # Times a picture's area in code places, which brings it to the order of 1.
-        return eae.reconstruction_loss(images, model(images)) * run.size.code_side**2
+        return losses.reconstruction_loss(images, model(images)) * run.size.code_side**2
 
     @torch.no_grad()
     def scores(model: nn.Module) -> dict[str, float]:
         if run.held_out is None:
             return {}
         shown = batches(run.held_out, run.settings.device)
-        errors = [float(eae.reconstruction_loss(b, model(b))) for b in shown]
+        errors = [float(losses.reconstruction_loss(b, model(b))) for b in shown]
         return {"PSNR, dB": round(float(-10 * np.log10(np.mean(errors))), 2)}
 
     settings = run.settings
@@ -154,16 +155,18 @@ def _train_external(run: Run) -> bool:
 class _Judges:
     """The frozen networks that judge published pictures in training."""
 
-    fsn: eae.FeatureSelection
-    external: eae.ExternalAutoencoder
+    fsn: networks.FeatureSelection
+    external: networks.ExternalAutoencoder
     pen: Callable[[Tensor], Tensor]
     """(N, 3, S, S) in [0, 1] -> (N, D) embeddings less their mean over DATA, differentiable."""
 
 
 def _judges(run: Run) -> _Judges:
-    fsn = run.load("fsn", eae.FeatureSelection(run.size, len(run.fsn_attributes)))
-    external = run.load("external", eae.ExternalAutoencoder(run.size))
-    assert isinstance(fsn, eae.FeatureSelection) and isinstance(external, eae.ExternalAutoencoder)
+    fsn = run.load("fsn", networks.FeatureSelection(run.size, len(run.fsn_attributes)))
+    external = run.load("external", networks.ExternalAutoencoder(run.size))
+    assert isinstance(fsn, networks.FeatureSelection) and isinstance(
+        external, networks.ExternalAutoencoder
+    )
     pen = _pen(run)
     # dlib's descriptors share most of their length: without its mean, strangers have a cosine of
     # 0.83. The others' mean is near 0 anyhow.
@@ -192,7 +195,7 @@ def _train_internal(run: Run) -> bool:
     """Procedure 3, line 7: the internal autoencoder by eq. 7, all else frozen."""
     settings = run.settings
     torch.manual_seed(settings.seed + 2)
-    model = eae.InternalAutoencoder(run.size, len(run.attributes))
+    model = networks.InternalAutoencoder(run.size, len(run.attributes))
     if settings.internal_initial:
         read(model, Path(settings.internal_initial))
     if settings.warm:
@@ -202,7 +205,7 @@ def _train_internal(run: Run) -> bool:
         model.encoder[0].load_state_dict(judges.fsn.shared[5].state_dict())
 
     def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        assert isinstance(model, eae.InternalAutoencoder)
+        assert isinstance(model, networks.InternalAutoencoder)
         with torch.no_grad():
             code = judges.external.encode(images)
             desired = judges.fsn.desired(images)
@@ -213,19 +216,19 @@ def _train_internal(run: Run) -> bool:
         hard = torch.from_numpy(labels_of(run.chips, run.attributes, rows)).to(said.device)
         targets = torch.where(hard < 0, said, hard + settings.soft * (said - hard))
         logits = torch.stack([-numbers / 2, numbers / 2], 2)
-        encoder = eae.attribute_loss(logits, targets).sum() * settings.a1
+        encoder = losses.attribute_loss(logits, targets).sum() * settings.a1
         if not settings.warm and step % settings.picture_every:
             return encoder
-        bits = eae.bits_of(numbers.detach())
+        bits = networks.bits_of(numbers.detach())
         return encoder + _picture_loss(run, judges, model, images, bits, desired)
 
     @torch.no_grad()
     def scores(model: nn.Module) -> dict[str, float]:
         if run.held_out is None:
             return {}
-        assert isinstance(model, eae.InternalAutoencoder)
+        assert isinstance(model, networks.InternalAutoencoder)
         parts = [
-            eae.code_of(judges.external, model, b) > 0
+            networks.code_of(judges.external, model, b) > 0
             for b in batches(run.held_out, settings.device)
         ]
         return accuracy(run.held_out, run.attributes, torch.cat(parts).cpu().numpy())
@@ -243,7 +246,7 @@ MOST_CODES = 32
 def _picture_loss(
     run: Run,
     judges: _Judges,
-    model: eae.InternalAutoencoder,
+    model: networks.InternalAutoencoder,
     images: Tensor,
     bits: Tensor,
     desired: Tensor,
@@ -265,17 +268,17 @@ def _picture_loss(
     # Mirrored too, for the FSN's answer is the mean over both.
     shown = torch.cat([pictures, pictures.flip(3)])
     said = judges.fsn(shown)[:, run.chosen]
-    read = eae.attribute_loss(said, (codes.repeat(2, 1) + 1) / 2)
-    closeness = eae.reconstruction_loss(desired, y[inverse])
+    read = losses.attribute_loss(said, (codes.repeat(2, 1) + 1) / 2)
+    closeness = losses.reconstruction_loss(desired, y[inverse])
     with torch.no_grad():
         originals = judges.pen(images)
     embeddings = judges.pen(pictures)
-    identity = eae.identity_loss(originals, embeddings[inverse])
-    loss = eae.multiple_loss(closeness, read, identity, run.settings.a1, run.settings.a2)
+    identity = losses.identity_loss(originals, embeddings[inverse])
+    loss = losses.multiple_loss(closeness, read, identity, run.settings.a1, run.settings.a2)
     return loss + run.settings.alike * likeness_loss(embeddings)
 
 
-def _warm_start(run: Run, model: eae.InternalAutoencoder, path: Path) -> None:
+def _warm_start(run: Run, model: networks.InternalAutoencoder, path: Path) -> None:
     """The encoder of other weights, and of its code the units of the asked attributes."""
     from safetensors.torch import load_file
 
@@ -304,10 +307,10 @@ def _train_sprn(run: Run) -> bool:
     def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
         pictures = model(images)
         hard = torch.from_numpy(labels_of(run.chips, run.attributes, rows)).to(images.device)
-        read = eae.attribute_loss(judges.fsn(pictures)[:, run.chosen], hard)
-        identity = eae.identity_loss(judges.pen(images), judges.pen(pictures))
-        closeness = eae.reconstruction_loss(images, pictures)
-        return eae.multiple_loss(closeness, read, identity, settings.a1, settings.a2)
+        read = losses.attribute_loss(judges.fsn(pictures)[:, run.chosen], hard)
+        identity = losses.identity_loss(judges.pen(images), judges.pen(pictures))
+        closeness = losses.reconstruction_loss(images, pictures)
+        return losses.multiple_loss(closeness, read, identity, settings.a1, settings.a2)
 
     optimizer = adamw(run, [(model, settings.sprn_rate)])
     return fit(run, "sprn", model, optimizer, settings.sprn_steps, settings.sprn_batch, loss_of)

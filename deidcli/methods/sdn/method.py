@@ -24,7 +24,7 @@ What departs, and why (figures: docs/methods/sdn.md):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from torch import Tensor
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import UsageError
 from deidcli.faces.align import Mask
-from deidcli.methods.base import Chip, Context, PlanFace
+from deidcli.methods.base import Chip, Context, Method
 from deidcli.methods.sdn.bottleneck import Bottleneck
 from deidcli.methods.sdn.identity import Identity
 from deidcli.methods.sdn.keys import PASSWORD_BITS, Keys, expand, lock
@@ -63,7 +63,7 @@ DEPTH = 0.02
 """The surrogate keeps so far from black and white that the pattern fits in."""
 
 
-class SecureDualNetwork(Facts):
+class SecureDualNetwork(Facts, Method):
     """Another face for a password; `deid restore` gives the face again to who has it."""
 
     def __init__(self, settings: Settings, device: str) -> None:
@@ -72,7 +72,7 @@ class SecureDualNetwork(Facts):
         self.size = SIZES[settings.size]
         self.chip = Chip(self.size.side, PADDING)
         self.mask: Mask = edge_mask(self.size.side)
-        self.restore_mask: Mask = (self.mask > OUTSIDE).astype(self.mask.dtype)
+        self._inside: Mask = (self.mask > OUTSIDE).astype(self.mask.dtype)
         """What `restore` gives back: all that the surrogate touched, its soft edge too."""
         self.wanted, self.shift = parse_wanted(settings.wanted), parse_degrees(settings.shift)
         self._bound = canonical(self.wanted, self.shift)
@@ -97,9 +97,10 @@ class SecureDualNetwork(Facts):
                     "its training data had too few faces with or without it",
                 )
 
-    def prepare(self, faces: Iterable[PlanFace]) -> None:
-        """Nothing: each face is a matter of its own."""
-        return None
+    @property
+    def restore_mask(self) -> Mask:
+        """(S, S): all that the surrogate covered, also where it only fades in."""
+        return self._inside
 
     def __call__(self, chips: Tensor, context: Context) -> Tensor:
         assert context.bits is not None, "sdn needs each face's bits"

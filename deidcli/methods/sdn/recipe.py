@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from deidcli.errors import DeidError
 from deidcli.faces.align import MEAN_FACE_5
 from deidcli.methods.sdn.networks import PADDING, SIZES
-from deidcli.training.loop import StepOf, cosine, take_steps
 from deidcli.training.chips import load_all, load_landmarks, require_labels
+from deidcli.training.loop import StepOf, TrainingRun, cosine, take_steps
 
 KNOWN_PICTURES = 8
 """Pictures of a person, at least, for the person to be a class of the classifier."""
@@ -77,19 +77,10 @@ class Settings:
             raise ValueError(f"no size is called {self.size}")
 
 
-@dataclass
-class Run:
-    """What every part of the recipe shares."""
-
-    settings: Settings
-    out: Path
-    left: int | None
-    """Steps until the run leaves; None: never."""
-
-    def fixed(self, *names: str) -> dict[str, Any]:
-        """The settings that a part's checkpoint must share."""
-        every = asdict(self.settings)
-        return {name: every[name] for name in ("size", "limit", "seed", "rate", *names)}
+Run = TrainingRun[Settings]
+"""What every part of the recipe shares."""
+COMMON = ("size", "limit", "seed", "rate")
+"""Settings that bear on every part."""
 
 
 @dataclass

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.methods.sdn import losses
-from deidcli.methods.sdn.method import DEPTH
 from deidcli.methods.sdn.bottleneck import LATENT, Bottleneck
 from deidcli.methods.sdn.channel import passed, random_passage
 from deidcli.methods.sdn.fitting import batch_of
 from deidcli.methods.sdn.identity import KEPT, Identity
 from deidcli.methods.sdn.keys import lock, random_keys
-from deidcli.methods.sdn.recipe import Faces, Run, adamw, descend
+from deidcli.methods.sdn.method import DEPTH
 from deidcli.methods.sdn.networks import (
     GRID,
     OUTSIDE,
@@ -27,6 +26,7 @@ from deidcli.methods.sdn.networks import (
     at_side,
     edge_mask,
 )
+from deidcli.methods.sdn.recipe import Faces, Run, adamw, descend
 from deidcli.training.loop import update_average
 
 KNOWN = 48

@@ -8,6 +8,7 @@ from typing import Literal
 
 from deidcli.celeba import parse_attributes
 from deidcli.errors import UsageError
+from deidcli.methods import base
 from deidcli.weights.own import own_cards
 
 MOST_DEGREES = 2.0
@@ -90,7 +91,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-class Facts:
+class Facts(base.Facts):
     """Another face for a password; `deid restore` gives the face again to who has it."""
 
     settings: Settings

@@ -19,13 +19,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deidcli.faces import attributes as attribute_net
 from deidcli.faces import align, recognizers
+from deidcli.faces import attributes as attribute_net
 from deidcli.faces.align import MEAN_FACE_5
 from deidcli.methods.sdn.bottleneck import EDGE, LATENT, Bottleneck
 from deidcli.methods.sdn.fitting import batch_of, fit_bottleneck
 from deidcli.methods.sdn.identity import Identity
+from deidcli.methods.sdn.losses import binary_cross_entropy, cross_entropy
+from deidcli.methods.sdn.networks import GRID, PADDING, SIZES, FeatureExtractor, at_grid
 from deidcli.methods.sdn.recipe import (
+    COMMON,
     Faces,
     Run,
     Settings,
@@ -35,14 +38,12 @@ from deidcli.methods.sdn.recipe import (
     fit,
     mirrored_landmarks,
 )
-from deidcli.methods.sdn.losses import binary_cross_entropy, cross_entropy
-from deidcli.methods.sdn.networks import GRID, PADDING, SIZES, FeatureExtractor, at_grid
 from deidcli.methods.sdn.refinement import Painting
 from deidcli.methods.sdn.shift import Directions, directions, traits
+from deidcli.training.cards import write_own_weights
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
-from deidcli.training.loop import StoppedError, log
 from deidcli.training.chips import with_own_faces
-from deidcli.weights.writer import write_own_weights
+from deidcli.training.loop import StoppedError, log
 
 __all__ = ["Settings", "train"]
 
@@ -123,7 +124,7 @@ def train_extractor(faces: Faces, run: Run) -> FeatureExtractor:
         return {key: float(value.detach()) for key, value in parts.items()}
 
     models, rates = {"extractor": net}, {"extractor": optimizer}
-    fixed = run.fixed("extractor_steps", "extractor_batch")
+    fixed = run.fixed((*COMMON, "extractor_steps", "extractor_batch"))
     steps, batch = settings.extractor_steps, settings.extractor_batch
     fit("extractor", models, rates, len(faces), steps, batch, step_of, run, fixed)
     return net.eval()
@@ -142,7 +143,7 @@ def _varied(chips: Tensor, generator: torch.Generator) -> Tensor:
 
 def train_bottleneck(faces: Faces, pool: Faces, run: Run) -> Bottleneck:
     """The linear layers, from the file where they were found before."""
-    path, fixed = run.out / "bottleneck.pt", run.fixed("strength", "pool", "pool_size")
+    path, fixed = run.out / "bottleneck.pt", run.fixed((*COMMON, "strength", "pool", "pool_size"))
     net = Bottleneck()
     if saved := load_checkpoint(path, fixed):
         net.load_state_dict(saved["bottleneck"])
@@ -261,7 +262,10 @@ def train_identity(
     known = (faces.persons >= 0).nonzero()[:, 0]
     rows = _evenly(known if len(known) else torch.arange(len(faces)), settings.pool_size)
     chips = chosen_of(pool, settings)
-    path, fixed = run.out / "identity.pt", run.fixed("pool", "pool_size", "extractor_steps")
+    path, fixed = (
+        run.out / "identity.pt",
+        run.fixed((*COMMON, "pool", "pool_size", "extractor_steps")),
+    )
     if saved := load_checkpoint(path, fixed):
         nets = Identity(len(chips)), Identity(len(rows))
         for net, name in zip(nets, ("pool", "people"), strict=True):
@@ -305,7 +309,7 @@ def train_painters(
         settings.batch_size,
         painting.step,
         run,
-        run.fixed(*names),
+        run.fixed((*COMMON, *names)),
         lambda step: "" if step == settings.steps else _sofar(painting, pool, run, data),
     )
     return painting

@@ -1,0 +1,144 @@
+"""The first step of a run: no other run is in OUT, and what is about to be done is recorded."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from deidcli import __version__
+from deidcli.crypto.passwords import Kdf, derive, new_kdf
+from deidcli.data.clearing import clear
+from deidcli.data.journal import Journal, new_secret, recorded_roots, seeded_secret
+from deidcli.data.listing import some
+from deidcli.data.order import file_names
+from deidcli.data.source import Source, content_signature
+from deidcli.errors import DeidError
+from deidcli.methods import method_weights
+from deidcli.pipeline import notices, output
+from deidcli.pipeline.run import Run, RunKeys
+from deidcli.settings import RunSettings, differences, fingerprint, published_print
+from deidcli.weights.inventory import weights_in_use
+
+
+def other_run(out: Path, found: Sequence[str]) -> DeidError:
+    """The error for a second run with other settings or other inputs."""
+    if any(text.startswith("inputs") for text in found) and len(found) == 1:
+        return DeidError(
+            f"the input has changed since {out} was begun",
+            "choose another --out, or start anew with --overwrite",
+        )
+    shown = [text for text in found if not text.startswith("inputs")] or ["the version of deid"]
+    return DeidError(
+        f"{out} was made with other settings: {'; '.join(shown)}",
+        "choose another --out, or start anew with --overwrite",
+    )
+
+
+def run_keys(
+    out: Path, passphrase: bytes | None, secret: bytes, record: Mapping[str, Any] | None
+) -> RunKeys | None:
+    """The keys of a run with a passphrase.
+
+    Args:
+        secret: the run's own.
+        record: run.json of the run that is resumed; None: a new run.
+
+    Raises:
+        DeidError: the run was begun with another passphrase. Faces of two passphrases in one OUT
+            could never be restored together.
+    """
+    if passphrase is None:
+        return None
+    kdf = new_kdf(secret) if record is None else Kdf.from_dict(record.get("password"))
+    keys = derive(passphrase, kdf)
+    if record is not None and not hmac.compare_digest(
+        keys.verifier.hex(), str(record.get("verifier"))
+    ):
+        raise DeidError(
+            f"{out} was begun with another password",
+            "give that one, choose another --out, or start anew with --overwrite",
+        )
+    return RunKeys(keys, kdf, secret)
+
+
+def prepare_run(
+    settings: RunSettings,
+    source: Source,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    device: str = "auto",
+    batch_size: int = 16,
+    passphrase: bytes | None = None,
+    repeatable: bool = False,
+) -> Run:
+    """Check that OUT holds no other run, and record what is about to be done.
+
+    Args:
+        passphrase: where the method needs one or the run is sealed.
+        repeatable: with a passphrase, derive the salt from the seed, not from the system's
+            random source, so that another run of the same command writes the same bytes.
+
+    Raises:
+        DeidError: OUT was made with other settings, inputs or another password, or cannot be
+            written.
+    """
+    journal = Journal(out)
+    predicted = notices.predicted_attributes(settings.attributes, source)
+    own = method_weights(settings.method, settings.method_settings)
+    weights = weights_in_use(settings.detector, settings.gate is not None, bool(predicted), own)
+    print_of_run = fingerprint(settings, weights, source.signature)
+    if overwrite:
+        clear(journal)
+    now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
+    record = journal.read_run()
+    roots = [str(root.resolve()) for root in source.roots]
+    if record is not None and recorded_roots(record) != roots:
+        raise DeidError(
+            f"{out} was made from another input, {some(recorded_roots(record))}",
+            "choose another --out, or start anew with --overwrite",
+        )
+    if record is not None and record["fingerprint"] != print_of_run:
+        raise other_run(out, differences(record["run"], now))
+    secret = record["secret"] if record is not None else None
+    if secret is None:
+        fixed = passphrase is not None and repeatable and settings.names == "keep"
+        secret = (
+            seeded_secret(settings.seed or 0, content_signature(source)) if fixed else new_secret()
+        )
+    password = run_keys(out, passphrase, bytes.fromhex(secret), record)
+    key = bytes.fromhex(secret)
+    naming = key if settings.names == "random" else None
+    journal.create()
+    output.open_output(out)
+    if record is None:
+        record = {
+            "fingerprint": print_of_run,
+            "run": now,
+            "deid": __version__,
+            "source": roots,
+            "secret": secret,
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        if password is not None:
+            record["password"] = password.kdf.as_dict()
+            record["verifier"] = password.keys.verifier.hex()
+        journal.write_run(record)
+    return Run(
+        settings,
+        source,
+        out,
+        published_print(print_of_run, key),
+        weights,
+        naming,
+        record["started"],
+        device,
+        batch_size,
+        predicted=predicted,
+        seed=key if settings.seed is None else settings.seed,
+        files=file_names(source.shards, naming),
+        password=password,
+    )

@@ -1,0 +1,148 @@
+"""The way of the data, top to bottom: prepare_run, run_shard, finish_run.
+
+source -> decode -> detect -> crop -> method -> paste -> gate -> encode -> sink -> manifest
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import pyarrow as pa
+
+from deidcli.data import sealed
+from deidcli.data.journal import Journal
+from deidcli.data.parquet import ParquetShard
+from deidcli.data.reading import Unreadable
+from deidcli.data.samples import Sample, failed_rows, read_samples
+from deidcli.data.sink import (
+    FolderSink,
+    ParquetSink,
+    Result,
+    Sink,
+    Unwritable,
+    Written,
+)
+from deidcli.data.source import Shard
+from deidcli.methods import method_facts
+from deidcli.methods.base import PlanFace
+from deidcli.pipeline import plans
+from deidcli.pipeline.batches import deidentify
+from deidcli.pipeline.opening import open_sample
+from deidcli.pipeline.run import Run
+from deidcli.pipeline.stages import Work, stages_of
+
+
+def needs_scan(run: Run) -> bool:
+    """Whether the method has to see all faces first and has not yet."""
+    return method_facts(run.settings.method).whole_set and not plans.has_plan(Journal(run.out).plan)
+
+
+def scan_shard(run: Run, shard: Shard) -> int:
+    """Cut the faces of a shard for `Method.prepare` and keep them in the private folder."""
+    stages = stages_of(run)
+    faces: list[PlanFace] = []
+    for sample in watched(read_samples(shard, run.secret), run):
+        opened = open_sample(sample, run, stages)
+        if isinstance(opened, Work):
+            person = sample.identity if len(opened.faces) == 1 else None
+            for face in opened.faces:
+                faces.append(PlanFace(face.seed, stages.cut(opened.frame, face.unit), person))
+    plans.write_scan(Journal(run.out).folder / "scan", shard.index, faces)
+    return len(shard)
+
+
+def make_plan(run: Run) -> None:
+    """Let a whole-set method group all faces that `scan_shard` found, and keep its plan."""
+    journal = Journal(run.out)
+    scans = plans.read_scans(journal.folder / "scan", len(run.source.shards))
+    plan = stages_of(run).method.prepare(scans)
+    assert plan is not None, "a whole-set method returns a plan"
+    plans.write_plan(journal.plan, plan)
+
+
+def run_shard(run: Run, shard: Shard) -> int:
+    """De-identify one shard: its pictures written, then its journal entry. Returns its inputs."""
+    journal = Journal(run.out)
+    before = _published_before(journal, shard)
+    try:
+        written = _write_shard(run, shard, journal)
+    except (pa.ArrowException, Unreadable) as error:  # of a parquet file, not of a picture
+        if not isinstance(shard, ParquetShard):
+            raise
+        passes = isinstance(error, Unreadable)
+        reason = str(error) if passes else f"cannot be copied as parquet ({type(error).__name__})"
+        failed = failed_rows(shard, reason, passes=passes)
+        written = [(Result(sample, "failed", reason), ()) for sample in failed]
+    for name in before - {entry.output.name for _, entries in written for entry in entries}:
+        (run.out / "images" / name).unlink(missing_ok=True)
+    journal.write_part(shard.index, written)
+    return len(written)
+
+
+def _published_before(journal: Journal, shard: Shard) -> set[str]:
+    """What an earlier run published of a shard's pictures: none of it may outlast this one."""
+    if isinstance(shard, ParquetShard):
+        return set()
+    try:
+        return set(journal.published_names(shard.index))
+    except (pa.ArrowException, OSError):
+        return set()
+
+
+def _write_shard(
+    run: Run, shard: Shard, journal: Journal
+) -> list[tuple[Result, tuple[Written, ...]]]:
+    stages = stages_of(run)  # first, for it is recorded even where no row can be read
+    sink = _open_sink(run, shard, journal)
+    rows: list[tuple[Result, Future[tuple[Written, ...]]]] = []
+    samples = watched(read_samples(shard, run.secret), run)
+    # One thread writes and waits for the disk while this one detects.
+    with ThreadPoolExecutor(1) as writer:
+        for result in deidentify(samples, run, stages):
+            rows.append((_without_data(result), writer.submit(sink.write, result)))
+        written = [_written(*row) for row in rows]
+    sink.close()
+    return written
+
+
+def _written(
+    result: Result, writing: Future[tuple[Written, ...]]
+) -> tuple[Result, tuple[Written, ...]]:
+    """A result with what was written of it; failed where its name could not be written."""
+    try:
+        return result, writing.result()
+    except Unwritable as error:
+        reason = str(error)
+        return Result(result.sample, "failed", reason, result.notes), ()
+
+
+def _open_sink(run: Run, shard: Shard, journal: Journal) -> Sink:
+    sink: Sink
+    if isinstance(shard, ParquetShard):
+        sink = ParquetSink(shard, journal.staging)
+    else:
+        note = partial(journal.note_names, f"{shard.index:06d}")
+        sink = FolderSink(run.out, run.settings.names == "random", note)
+    if run.settings.seal:
+        return sealed.SealingSink(sink, shard.index, journal.staging)
+    return sink
+
+
+def _without_data(result: Result) -> Result:
+    sample = dataclasses.replace(result.sample, data=b"", row=None)
+    return dataclasses.replace(result, sample=sample, outputs=())
+
+
+def watched(samples: Iterable[Sample], run: Run) -> Iterator[Sample]:
+    """The same inputs; those that ended their worker before as failed ones."""
+    for sample in samples:
+        if sample.key in run.poisoned:
+            reason = "ended its worker (crash or memory)"
+            yield Sample(sample.key, b"", "failed", reason, True, sample.print)
+            continue
+        if run.careful:
+            Journal(run.out).write_position(sample.key)
+        yield sample

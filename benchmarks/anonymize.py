@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-DEID = [sys.executable, "-m", "deidcli.cli", "anonymize"]
+DEID = [sys.executable, "-m", "deidcli", "anonymize"]
 PLAIN = ["--method", "blackout", "--no-gate"]
 
 

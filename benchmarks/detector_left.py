@@ -47,7 +47,7 @@ def faces_left(data: Path, deface: Path | None) -> None:
 def run_deid(source: Path, _: Path) -> None:
     """Black out `in` into `out`."""
     out = str(source.with_name("out"))
-    command = [sys.executable, "-m", "deidcli.cli", "anonymize", str(source), "--out", out]
+    command = [sys.executable, "-m", "deidcli", "anonymize", str(source), "--out", out]
     subprocess.run(
         [*command, "--method", "blackout", "--names", "keep"], check=True, capture_output=True
     )

@@ -25,7 +25,7 @@ from deidcli.faces.align import chip_affine, crop
 from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER
 
-DEID = [sys.executable, "-m", "deidcli.cli"]
+DEID = [sys.executable, "-m", "deidcli"]
 
 
 def links(source: Path, folder: Path, count: int) -> Path:

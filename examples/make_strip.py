@@ -31,7 +31,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         for method in METHODS:
             out = Path(name) / method
-            command = [sys.executable, "-m", "deidcli.cli", "anonymize", str(PEOPLE / "portraits")]
+            command = [sys.executable, "-m", "deidcli", "anonymize", str(PEOPLE / "portraits")]
             command += ["--method", method, "--names", "keep", "--out", str(out)]
             subprocess.run(command, check=True)
             rows.append(row(out / "images"))

@@ -182,7 +182,7 @@ def test_nothing_of_the_source_is_published(
 
 
 def deid_command() -> list[str]:
-    return [sys.executable, "-m", "deidcli.cli"]
+    return [sys.executable, "-m", "deidcli"]
 
 
 def test_killed_at_random_moments(tmp_path: Path, small_portraits: Path) -> None:

@@ -574,7 +574,7 @@ def test_a_run_fits_80_columns(tmp_path: Path) -> None:
 
 def test_the_score_table_fits_80_columns() -> None:
     from deidcli.evaluate import score
-    from deidcli.evaluate.figures import Row
+    from deidcli.evaluate.rows import Row
 
     row = Row("rank-1 after JPEG 90", 1.0, 9, "", "", 1.0, 1.0, "mobilefacenet", "", 1.0, 1.0)
     report = {"rows": [dataclasses.asdict(row)], "faces": 1, "withheld": 0}

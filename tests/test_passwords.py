@@ -397,7 +397,7 @@ def test_the_password_is_found_nowhere(tmp_path: Path) -> None:
         (back, clean, out, 0),
     ):
         process = subprocess.Popen(
-            [sys.executable, "-m", "deidcli.cli", *map(str, args)],
+            [sys.executable, "-m", "deidcli", *map(str, args)],
             env=environment,
             stdout=(tmp_path / "stdout").open("ab"),
             stderr=(tmp_path / "stderr").open("ab"),

@@ -438,7 +438,7 @@ def test_killed_for_real(tmp_path: Path) -> None:
     """SIGKILL while shards are written; the same command ends with the same bytes."""
     folder = chips(tmp_path / "in", 24)
     secret = ["--password-file", str(password_file(tmp_path))]
-    args = [sys.executable, "-m", "deidcli.cli", "anonymize", str(folder), "--seal"]
+    args = [sys.executable, "-m", "deidcli", "anonymize", str(folder), "--seal"]
     args += ["--detector", "none", "--no-gate", "--workers", "1", "--seed", "3", *secret]
     args += ["--names", "keep", "--out"]
     whole, torn = tmp_path / "whole", tmp_path / "torn"

@@ -1,4 +1,4 @@
-"""The figures of `deid score`, each a Row: value, interval, definition, reference levels.
+"""The figures of privacy, attributes and detection, each a Row of `deid score`.
 
 The metrics themselves are pure functions in identity.py and quality.py; here they meet the
 features of the faces that are scored.
@@ -6,77 +6,20 @@ features of the faces that are scored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.evaluate import features, identity, quality
-from deidcli.evaluate.intervals import Interval, bootstrap, wilson
-from deidcli.evaluate.pairs import PairRef
+from deidcli.evaluate import identity
+from deidcli.evaluate.group_figures import GROUPS, group_rows
+from deidcli.evaluate.intervals import bootstrap
+from deidcli.evaluate.quality_figures import quality_rows
+from deidcli.evaluate.rows import Faces, Row, distances_of, share_row
 from deidcli.faces import recognizers
 
-GROUPS = ("Male", "Young")
-"""Attributes by which every privacy figure is given again, and the worst group named."""
 FAR = 1e-3
-SMALL_FID = 2048
-"""Below this many faces the covariance of Inception's 2,048 features is singular."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure."""
-
-    metric: str
-    value: float | None
-    """None: not available, `definition` says why."""
-    n: int
-    definition: str
-    better: str
-    """`higher` or `lower`, or empty where neither is."""
-    low: float | None = None
-    high: float | None = None
-    recognizer: str = ""
-    group: str = ""
-    """Empty: all faces."""
-    original: float | None = None
-    """The same figure on the originals."""
-    chance: float | None = None
-    with_withheld: float | None = None
-    """The same share with withheld pictures in the denominator: one face each, counted as not
-    found for utility and as not recognized for privacy."""
-
-
-@dataclass(frozen=True)
-class Faces:
-    """The features of all scored faces, and what is known of each."""
-
-    data: features.Features
-    refs: tuple[PairRef, ...]
-    """The pair of each face."""
-    withheld: int
-    attributes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.refs)
-
-    @property
-    def persons(self) -> list[str | None]:
-        return [ref.person for ref in self.refs]
-
-    def labels(self, name: str) -> NDArray[np.int8]:
-        """(F,) +1, -1, or 0 where unknown."""
-        return np.array([ref.labels.get(name, 0) for ref in self.refs], dtype=np.int8)
-
-    def only(self, rows: NDArray[np.int64]) -> Faces:
-        """Some of the faces."""
-        data = {key: values[rows] for key, values in self.data.items()}
-        return Faces(data, tuple(self.refs[row] for row in rows), 0, self.attributes)
 
 
 def all_rows(faces: Faces, names: Sequence[str]) -> list[Row]:
@@ -91,39 +34,11 @@ def all_rows(faces: Faces, names: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _share(hits: NDArray[Any]) -> tuple[float, Interval]:
-    n = len(hits)
-    total = float(np.sum(hits))
-    return (total / n if n else math.nan), wilson(total, n)
-
-
-def _share_row(
-    metric: str,
-    hits: NDArray[Any],
-    definition: str,
-    better: str,
-    withheld: int | None = None,
-    **more: Any,
-) -> Row:
-    """A row for a share; withheld faces count as hits where higher is more private."""
-    value, (low, high) = _share(hits)
-    with_withheld = None
-    if withheld is not None:
-        extra = withheld if better == "higher" and more.get("recognizer") else 0
-        with_withheld = (float(np.sum(hits)) + extra) / max(len(hits) + withheld, 1)
-    return Row(metric, value, len(hits), definition, better, low, high,
-               with_withheld=with_withheld, **more)  # fmt: skip
-
-
-def _distances(name: str) -> identity.Distances:
-    return partial(recognizers.distances, name)
-
-
 def deep_autoencoder_rows(faces: Faces) -> list[Row]:
     """FCNS, DEID, DIV, ANON: Nousi et al., sec. 4.1 and 4.4, by dlib's networks."""
     data, persons = faces.data, faces.persons
     rows = [
-        _share_row(
+        share_row(
             "FCNS",
             data["cnn_published"],
             "share of published faces that dlib's CNN detector finds (Nousi et al., eq. 12)",
@@ -137,7 +52,7 @@ def deep_autoencoder_rows(faces: Faces) -> list[Row]:
     published, originals = data["dlib/published"], data["dlib/original"]
     own = recognizers.pair_distances("dlib", published, originals)
     rows.append(
-        _share_row(
+        share_row(
             "DEID",
             identity.deid(own),
             "share of published faces farther than 0.6 from their original (eq. 13)",
@@ -149,11 +64,11 @@ def deep_autoencoder_rows(faces: Faces) -> list[Row]:
     )
     pairs = identity.random_pairs(len(faces), persons)
     if len(pairs):
-        dist = _distances("dlib")
+        dist = distances_of("dlib")
         apart = identity.diversity(identity.pair_values(published, pairs, dist))
         as_before = identity.diversity(identity.pair_values(originals, pairs, dist))
         rows.append(
-            _share_row(
+            share_row(
                 "DIV",
                 apart,
                 "share of 10,000 random pairs of published faces farther apart than 0.6 (eq. 14)",
@@ -162,8 +77,8 @@ def deep_autoencoder_rows(faces: Faces) -> list[Row]:
                 original=float(as_before.mean()),
             )
         )
-    anon = identity.anonymity(published, _distances("dlib"))
-    before = identity.anonymity(originals, _distances("dlib"))
+    anon = identity.anonymity(published, distances_of("dlib"))
+    before = identity.anonymity(originals, distances_of("dlib"))
     told = "number of published faces that a distance below 0.6 does not tell apart (sec. 4.4)"
     for metric, statistic in (("ANON", np.min), ("ANON median", np.median)):
         low, high = bootstrap(anon.astype(np.float64), lambda v, s=statistic: float(s(v)))  # type: ignore[misc]
@@ -179,7 +94,7 @@ def _strangers(originals: NDArray[np.float32], persons: Sequence[str | None]) ->
     pairs = identity.random_pairs(len(originals), persons)
     if not len(pairs):
         return None
-    distances = identity.pair_values(originals, pairs, _distances("dlib"))
+    distances = identity.pair_values(originals, pairs, distances_of("dlib"))
     return float(identity.deid(distances).mean())
 
 
@@ -187,7 +102,7 @@ def recognizer_rows(faces: Faces, name: str) -> list[Row]:
     """Identification, verification, ID-distance, SPR and linkability by one recognizer."""
     data, persons = faces.data, faces.persons
     entry = recognizers.RECOGNIZERS[name]
-    dist = _distances(name)
+    dist = distances_of(name)
     gallery, probes = data[f"{name}/original"], data[f"{name}/published"]
     found = identity.identify(gallery, probes, persons, dist)
     blurred = identity.identify(
@@ -197,7 +112,7 @@ def recognizer_rows(faces: Faces, name: str) -> list[Row]:
     by_picture = identity.chance_by_picture(len(faces))
     text = f"gallery = {len(faces)} originals, probe = published face, nearest is the own original"
     rows = [
-        _share_row(metric, values, definition, "lower", faces.withheld, recognizer=name,
+        share_row(metric, values, definition, "lower", faces.withheld, recognizer=name,
                    chance=chance)
         for metric, values, definition, chance in (
             ("rank-1", found.rank1, text + " (Liu et al., sec. IV)", by_picture),
@@ -209,7 +124,7 @@ def recognizer_rows(faces: Faces, name: str) -> list[Row]:
         )
     ]  # fmt: skip
     rows.append(
-        _share_row(
+        share_row(
             "verification",
             found.own <= entry.threshold,
             f"distance to the own original at most {entry.threshold} (FAR 1e-3 on LFW)",
@@ -224,7 +139,7 @@ def recognizer_rows(faces: Faces, name: str) -> list[Row]:
     text = "mean distance to the own original (Pan et al., eq. 22)"
     rows.append(Row("ID-distance", distance, len(faces), text, "higher", low, high, name))
     rows.append(
-        _share_row(
+        share_row(
             "SPR",
             found.own >= entry.threshold,
             f"share with an ID-distance of at least {entry.threshold} (Pan et al., eq. 23, 24)",
@@ -242,10 +157,10 @@ def _far_rows(faces: Faces, name: str, own: NDArray[np.float64]) -> list[Row]:
     pairs = identity.random_pairs(len(faces), faces.persons, 100_000)
     if not len(pairs):
         return []
-    impostors = identity.pair_values(gallery, pairs, _distances(name))
+    impostors = identity.pair_values(gallery, pairs, distances_of(name))
     threshold = identity.threshold_at_far(impostors, FAR)
     return [
-        _share_row(
+        share_row(
             "TAR at FAR 1e-3",
             own <= threshold,
             f"verified at {threshold:.4f}, the threshold of FAR 1e-3 between these originals",
@@ -257,7 +172,7 @@ def _far_rows(faces: Faces, name: str, own: NDArray[np.float64]) -> list[Row]:
 
 
 def _link_rows(faces: Faces, name: str) -> list[Row]:
-    dist, persons = _distances(name), faces.persons
+    dist, persons = distances_of(name), faces.persons
     same, other = identity.linkability(faces.data[f"{name}/published"], persons, dist)
     if len(same) == 0:
         return []
@@ -294,7 +209,7 @@ def attribute_rows(faces: Faces) -> list[Row]:
     before = np.where(faces.data["attributes_original"][:, columns] >= 0.5, 1, -1)
     said = (after == 1) & (labels != 0)
     rows.append(
-        _share_row(
+        share_row(
             "ATTR",
             (labels == 1)[said],
             "micro-averaged precision of kept attributes predicted present (Nousi et al., 4.4)",
@@ -306,7 +221,7 @@ def attribute_rows(faces: Faces) -> list[Row]:
         there = labels[:, column] != 0
         right = (after == labels)[there, column]
         rows.append(
-            _share_row(
+            share_row(
                 f"prediction accuracy {name}",
                 right,
                 "share predicted as labeled (Liu et al., sec. IV)",
@@ -321,7 +236,7 @@ def attribute_rows(faces: Faces) -> list[Row]:
 def detection_rows(faces: Faces) -> list[Row]:
     """Face detection rate by two detectors: Zhai et al., table 5."""
     return [
-        _share_row(
+        share_row(
             f"detection {kind.upper()}",
             faces.data[f"{kind}_published"],
             f"share of published faces that dlib's {kind.upper()} detector finds",
@@ -331,97 +246,3 @@ def detection_rows(faces: Faces) -> list[Row]:
         )
         for kind in ("cnn", "hog")
     ]
-
-
-_QUALITY = {
-    "ssim": ("SSIM", "higher", "structural similarity of the face chip with its original"),
-    "psnr": ("PSNR", "higher", "peak signal-to-noise ratio in dB, mean over finite values"),
-    "lpips": ("LPIPS", "lower", "learned perceptual distance (AlexNet) of the face chip"),
-}
-
-
-def quality_rows(faces: Faces) -> list[Row]:
-    """SSIM, PSNR, LPIPS, BRISQUE, FID, as far as installed; a line why not for the others."""
-    missing = quality.available()
-    rows = []
-    for key, (metric, better, definition) in _QUALITY.items():
-        if key in faces.data:
-            values = faces.data[key].astype(np.float64)
-            values = values[np.isfinite(values)]
-            if len(values):
-                low, high = bootstrap(values)
-                mean = float(values.mean())
-                rows.append(Row(metric, mean, len(values), definition, better, low, high))
-        else:
-            rows.append(Row(metric, None, 0, missing.get(key, "") or "not measured", better))
-    rows += [_brisque_row(faces, missing), _fid_row(faces, missing)]
-    rows.append(Row("PieAPP", None, 0, quality.PIEAPP, "lower"))
-    return rows
-
-
-def _brisque_row(faces: Faces, missing: dict[str, str]) -> Row:
-    if "brisque_published" not in faces.data:
-        return Row("BRISQUE", None, 0, missing.get("brisque", "") or "not measured", "lower")
-    values = faces.data["brisque_published"].astype(np.float64)
-    before = float(faces.data["brisque_original"].mean())
-    low, high = bootstrap(values)
-    text = "blind picture quality of the face chip"
-    return Row("BRISQUE", float(values.mean()), len(values), text, "lower", low, high,
-               original=before)  # fmt: skip
-
-
-def _fid_row(faces: Faces, missing: dict[str, str]) -> Row:
-    if "fid_published" not in faces.data:
-        return Row("FID", None, 0, missing.get("fid", "") or "not measured", "lower")
-    before, after = faces.data["fid_original"], faces.data["fid_published"]
-    value = quality.fid(before, after)
-    half = len(before) // 2
-    order = np.random.default_rng(0).permutation(len(before))
-    halves = quality.fid(before[order[:half]], before[order[half:]]) if half > 1 else None
-    small = "; few faces, so the value is too high" if len(before) < SMALL_FID else ""
-    text = f"Frechet distance of Inception features{small}; original: between two halves of them"
-    return Row("FID", value, len(before), text, "lower", original=halves)
-
-
-def group_rows(faces: Faces, names: Sequence[str], attribute: str) -> list[Row]:
-    """DEID and each recognizer's rank-1 within the two groups of an attribute."""
-    labels = _group_labels(faces, attribute)
-    rows: list[Row] = []
-    for sign, word in ((1, attribute), (-1, f"not {attribute}")):
-        members = np.flatnonzero(labels == sign)
-        if len(members) < 2:
-            continue
-        some = faces.only(members)
-        for name in names:
-            gallery, probes = some.data[f"{name}/original"], some.data[f"{name}/published"]
-            found = identity.identify(gallery, probes, some.persons, _distances(name))
-            entry = recognizers.RECOGNIZERS[name]
-            for metric, hits, better in (
-                ("rank-1", found.rank1, "lower"),
-                ("SPR", found.own >= entry.threshold, "higher"),
-            ):
-                rows.append(
-                    _share_row(metric, hits, f"among {len(some)} faces of this group", better,
-                               recognizer=name, group=word,
-                               chance=identity.chance_by_picture(len(some)) if metric == "rank-1"
-                               else None)
-                )  # fmt: skip
-    return rows
-
-
-def _group_labels(faces: Faces, attribute: str) -> NDArray[np.int8]:
-    """The source's labels, or the classifier's word on the originals where it has none."""
-    labels = faces.labels(attribute)
-    if (labels != 0).any() or "attributes_original" not in faces.data:
-        return labels
-    said = faces.data["attributes_original"][:, CELEBA_ATTRIBUTES.index(attribute)]
-    return np.where(said >= 0.5, 1, -1).astype(np.int8)
-
-
-def worst_group(rows: Sequence[Row]) -> str:
-    """The group with the lowest SPR under any recognizer, in words; empty without groups."""
-    grouped = [row for row in rows if row.group and row.metric == "SPR" and row.value is not None]
-    if not grouped:
-        return ""
-    worst = min(grouped, key=lambda row: row.value if row.value is not None else 1.0)
-    return f"{worst.group} (SPR {100 * (worst.value or 0):.1f} % by {worst.recognizer})"

@@ -20,8 +20,10 @@ from deidcli.data.manifest import read_manifest
 from deidcli.data.sink import write_atomic
 from deidcli.errors import DeidError
 from deidcli.evaluate import features, missed, quality
-from deidcli.evaluate.figures import Faces, Row, all_rows, worst_group
+from deidcli.evaluate.figures import all_rows
+from deidcli.evaluate.group_figures import worst_group
 from deidcli.evaluate.pairs import CHUNK, PairRef, PairSet, collect
+from deidcli.evaluate.rows import Faces, Row
 from deidcli.faces import recognizers
 from deidcli.processes import limit_threads, worker_pool
 from deidcli.weights.own import own_cards

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -90,48 +91,28 @@ def prepare_run(
     predicted = notices.predicted_attributes(settings.attributes, source)
     own = method_weights(settings.method, settings.method_settings)
     weights = weights_in_use(settings.detector, settings.gate is not None, bool(predicted), own)
-    print_of_run = fingerprint(settings, weights, source.signature)
+    plan = _Plan(settings, source, weights)
     if overwrite:
         clear(journal)
-    now = {"settings": settings.as_dict(), "weights": weights, "inputs": source.signature}
     record = journal.read_run()
-    roots = [str(root.resolve()) for root in source.roots]
-    if record is not None and recorded_roots(record) != roots:
-        raise DeidError(
-            f"{out} was made from another input, {some(recorded_roots(record))}",
-            "choose another --out, or start anew with --overwrite",
-        )
-    if record is not None and record["fingerprint"] != print_of_run:
-        raise other_run(out, differences(record["run"], now))
-    secret = record["secret"] if record is not None else None
-    if secret is None:
-        fixed = passphrase is not None and repeatable and settings.names == "keep"
-        secret = (
-            seeded_secret(settings.seed or 0, content_signature(source)) if fixed else new_secret()
-        )
-    password = run_keys(out, passphrase, bytes.fromhex(secret), record)
+    if record is not None:
+        _check_same(out, record, plan)
+        secret = str(record["secret"])
+    else:
+        secret = _new_secret(settings, source, passphrase is not None and repeatable)
     key = bytes.fromhex(secret)
-    naming = key if settings.names == "random" else None
+    password = run_keys(out, passphrase, key, record)
     journal.create()
     output.open_output(out)
     if record is None:
-        record = {
-            "fingerprint": print_of_run,
-            "run": now,
-            "deid": __version__,
-            "source": roots,
-            "secret": secret,
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
-        if password is not None:
-            record["password"] = password.kdf.as_dict()
-            record["verifier"] = password.keys.verifier.hex()
+        record = _new_record(plan, secret, password)
         journal.write_run(record)
+    naming = key if settings.names == "random" else None
     return Run(
         settings,
         source,
         out,
-        published_print(print_of_run, key),
+        published_print(plan.fingerprint, key),
         weights,
         naming,
         record["started"],
@@ -142,3 +123,66 @@ def prepare_run(
         files=file_names(source.shards, naming),
         password=password,
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a run is about to do."""
+
+    settings: RunSettings
+    source: Source
+    weights: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.settings, self.weights, self.source.signature)
+
+    @property
+    def roots(self) -> list[str]:
+        return [str(root.resolve()) for root in self.source.roots]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {
+            "settings": self.settings.as_dict(),
+            "weights": self.weights,
+            "inputs": self.source.signature,
+        }
+
+
+def _check_same(out: Path, record: Mapping[str, Any], plan: _Plan) -> None:
+    """Make sure that a run which is there already is the one that is asked for.
+
+    Raises:
+        DeidError: it was made from another input or with other settings.
+    """
+    if recorded_roots(record) != plan.roots:
+        raise DeidError(
+            f"{out} was made from another input, {some(recorded_roots(record))}",
+            "choose another --out, or start anew with --overwrite",
+        )
+    if record["fingerprint"] != plan.fingerprint:
+        raise other_run(out, differences(record["run"], plan.described))
+
+
+def _new_secret(settings: RunSettings, source: Source, repeatable: bool) -> str:
+    """The secret of a new run; with kept names and a seed one that another run has again."""
+    if repeatable and settings.names == "keep":
+        return seeded_secret(settings.seed or 0, content_signature(source))
+    return new_secret()
+
+
+def _new_record(plan: _Plan, secret: str, password: RunKeys | None) -> dict[str, Any]:
+    """What run.json holds of a new run."""
+    record: dict[str, Any] = {
+        "fingerprint": plan.fingerprint,
+        "run": plan.described,
+        "deid": __version__,
+        "source": plan.roots,
+        "secret": secret,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if password is not None:
+        record["password"] = password.kdf.as_dict()
+        record["verifier"] = password.keys.verifier.hex()
+    return record

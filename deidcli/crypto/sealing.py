@@ -95,7 +95,7 @@ class Place:
     """Where a sealed region belongs."""
 
     fingerprint: str
-    """Of the run."""
+    """The fingerprint of the run."""
     picture: str
     """sha256 of the published picture's bytes, hex."""
     face: int

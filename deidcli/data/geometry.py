@@ -48,7 +48,7 @@ def face_type(has_nonces: bool, has_boxes: bool) -> pa.DataType:
 
 
 def private_schema(has_nonces: bool) -> pa.Schema:
-    """Of OUT.private/faces.parquet."""
+    """The schema of OUT.private/faces.parquet."""
     kind = NONCE_FACE_TYPE if has_nonces else FACE_TYPE
     return pa.schema([pa.field("file_name", pa.string()), pa.field("faces", pa.list_(kind))])
 

@@ -32,7 +32,7 @@ LARGE_MEGAPIXELS = 25.0
 """Pictures above this are worked one at a time on a machine, whatever the number of workers."""
 JPEG_QUALITY = 95
 XMP_TAG = 700
-"""Of TIFF; Adobe, XMP Specification, part 3."""
+"""TIFF's tag; Adobe, XMP Specification, part 3."""
 
 Format = Literal["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 

@@ -44,7 +44,7 @@ def option(
 
 
 def method_names() -> Iterable[str]:
-    """Of `--method`."""
+    """The values of `--method`."""
     from deidcli.methods import METHODS
 
     return METHODS

@@ -53,7 +53,7 @@ MEANINGS = {
     "faces": "brought back",
     "blacked_out": "faces that stay black: the gate had refused the method's",
 }
-"""Of the counts."""
+"""The names of the counts."""
 _OWN = {"images", "data", "metadata.parquet", RECORD}
 _WHOLE = "take OUT as it was published"
 NOTE = (

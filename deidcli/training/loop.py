@@ -99,7 +99,7 @@ class Recipe(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the order of samples and of all that a step draws."""
+        """Decides the order of samples and all that a step draws."""
 
     @property
     def checkpoint_steps(self) -> int:

@@ -305,7 +305,7 @@ def figures(args: argparse.Namespace) -> None:
         return np.asarray(attributes.predict(classifier, cut) >= 0.5)
 
     same = said(faces.frames) == said(frames)
-    kept = {name: percent(same[:, row]) for row, name in enumerate(attributes.NAMES)}
+    kept = {name: percent(same[:, row]) for row, name in enumerate(CELEBA_ATTRIBUTES)}
     print(json.dumps({"what": "kept", "n": len(frames), **kept}))
 
 

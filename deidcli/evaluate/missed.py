@@ -31,7 +31,7 @@ from deidcli.weights.files import file_sha256
 
 Progress = Callable[[str, int, int], None]
 """Called as (phase, pictures done now, pictures in all)."""
-KEPT = "missed.json"
+RECORD_FILE = "missed.json"
 """Relative to OUT.private."""
 SAMPLE = 200
 """Pictures that are looked at, unless another number is asked for."""
@@ -84,7 +84,7 @@ def kept_or_new(
     progress: Progress,
 ) -> Missed:
     """`look_again`, or what it said of the same pictures before (OUT.private/missed.json)."""
-    path = Journal(out).folder / KEPT
+    path = Journal(out).folder / RECORD_FILE
     key = {"sample": sample, "pictures": file_sha256(out / "SHA256SUMS"), "version": 1}
     try:
         before = json.loads(path.read_text("utf-8"))

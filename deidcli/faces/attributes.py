@@ -21,9 +21,6 @@ from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces.align import Image, Points, chip_affine, crop
 from deidcli.weights.own import own_weights
 
-NAMES = CELEBA_ATTRIBUTES
-"""CelebA's forty attributes, in CelebA's own order."""
-
 
 @dataclass(frozen=True)
 class NetSettings:
@@ -128,7 +125,8 @@ class Stage(nn.Module):
 
 
 class AttributeNet(nn.Module):
-    """(N, 3, S, S) float32 RGB in [0, 255] -> (N, 40) float32 logits in the order of NAMES."""
+    """(N, 3, S, S) float32 RGB in [0, 255] -> (N, 40) float32 logits, in the order
+    of CELEBA_ATTRIBUTES."""
 
     def __init__(self, settings: NetSettings) -> None:
         super().__init__()
@@ -148,7 +146,7 @@ class AttributeNet(nn.Module):
         self.pool = nn.Parameter(torch.randn(8 * w, settings.maps, places) / places**0.5)
         self.pool_bn = nn.BatchNorm1d(features)
         self.dropout = nn.Dropout(settings.dropout)
-        self.head = nn.Linear(features, len(NAMES))
+        self.head = nn.Linear(features, len(CELEBA_ATTRIBUTES))
 
     def lower(self, x: Tensor) -> Tensor:
         """Stages that training may leave as the recognizer has them: -> (N, 2w, S/8, S/8)."""
@@ -208,10 +206,10 @@ def predict(
         flip: average the logits with those of the mirrored chip.
 
     Returns:
-        (N, 40) float32 in [0, 1], in the order of NAMES.
+        (N, 40) float32 in [0, 1], in the order of CELEBA_ATTRIBUTES.
     """
     device = model.head.weight.device
-    parts = [np.zeros((0, len(NAMES)), np.float32)]
+    parts = [np.zeros((0, len(CELEBA_ATTRIBUTES)), np.float32)]
     for start in range(0, len(chips), batch_size):
         some = chips[start : start + batch_size]
         # Always a full batch: a convolution's rounding depends on the batch size.
@@ -227,7 +225,8 @@ def predict(
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of right answers in percent, one for each of NAMES; nan where nothing is labeled."""
+    """Shares of right answers in percent, one for each of CELEBA_ATTRIBUTES; nan where nothing is
+    labeled."""
 
     accuracy: NDArray[np.float64]
     """Right answers over all answers."""
@@ -256,7 +255,7 @@ def table(score: Accuracy) -> str:
     """The labeled attributes' scores as the rows of a Markdown table."""
     lines = ["| attribute | accuracy | balanced | majority |", "| --- | --- | --- | --- |"]
     columns = np.stack([score.accuracy, score.balanced, score.majority], 1)
-    for name, values in zip(NAMES, columns, strict=True):
+    for name, values in zip(CELEBA_ATTRIBUTES, columns, strict=True):
         if not np.isnan(values[0]):
             lines.append(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
     means = " | ".join(f"{value:.2f}" for value in np.nanmean(columns, axis=0))

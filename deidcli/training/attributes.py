@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
-from deidcli.faces.attributes import NAMES, AttributeNet, NetSettings, accuracy, predict
+from deidcli.faces.attributes import AttributeNet, NetSettings, accuracy, predict
 from deidcli.faces.mobilefacenet import read_legacy_module
 from deidcli.training.augment import augment, resized
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
@@ -256,7 +257,7 @@ def _scores(model: AttributeNet, held_out: Chips | None) -> str:
         return ""
     score = accuracy(predict(model, held_out.chips), held_out.labels)
     named = ("Male", "Smiling", "Eyeglasses", "Big_Nose", "Young")
-    parts = [f"{name} {score.accuracy[NAMES.index(name)]:.2f}" for name in named]
+    parts = [f"{name} {score.accuracy[CELEBA_ATTRIBUTES.index(name)]:.2f}" for name in named]
     return f"; validation mean {np.nanmean(score.accuracy):.2f}, " + ", ".join(parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deidcli.errors import DeidError
+from deidcli.weights import pip_files
 from deidcli.weights.files import file_sha256, pip_file
 from deidcli.weights.own import Card, checked_card, how_to_mend, own_cards
 from deidcli.weights.pip_files import (
@@ -50,7 +51,8 @@ def weights_in_use(
 
 
 def _entries() -> list[PipFile]:
-    return [value for value in globals().values() if isinstance(value, PipFile)]
+    """Every entry of the table, in its order."""
+    return [value for value in vars(pip_files).values() if isinstance(value, PipFile)]
 
 
 def list_weights() -> list[dict[str, object]]:

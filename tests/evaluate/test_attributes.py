@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
 from deidcli.faces import attributes
-from deidcli.faces.attributes import NAMES, AttributeNet, NetSettings, predict
+from deidcli.faces.attributes import AttributeNet, NetSettings, predict
 from deidcli.training import attributes as train_attributes
 from deidcli.training import chips as training_chips
 from deidcli.training.attributes import Settings
@@ -73,7 +74,7 @@ def test_network_gives_forty_logits_and_gradients_reach_its_input() -> None:
     net = AttributeNet(TINY.net)
     images = (torch.rand(2, 3, 32, 32) * 255).requires_grad_()
     logits = net(images)
-    assert logits.shape == (2, len(NAMES)) and logits.dtype == torch.float32
+    assert logits.shape == (2, len(CELEBA_ATTRIBUTES)) and logits.dtype == torch.float32
     logits.sum().backward()
     assert images.grad is not None and float(images.grad.abs().sum()) > 0
 
@@ -127,7 +128,10 @@ def test_accuracy_counts_labeled_rows_alone() -> None:
     np.testing.assert_allclose(score.balanced[:2], (50, 50))
     np.testing.assert_allclose(score.majority[:2], (75, 200 / 3))
     assert np.isnan(score.accuracy[2:]).all()
-    assert attributes.table(score).splitlines()[2] == f"| {NAMES[0]} | 75.0 | 50.0 | 75.0 |"
+    assert (
+        attributes.table(score).splitlines()[2]
+        == f"| {CELEBA_ATTRIBUTES[0]} | 75.0 | 50.0 | 75.0 |"
+    )
 
 
 def test_loss_ignores_entries_without_a_label() -> None:
@@ -144,8 +148,8 @@ def test_chips_are_cut_once_and_say_where_no_face_was_found(
     first = training_chips.load_chips(labeled, 32, 0.5, tmp_path)
     assert first.chips.shape == (9, 32, 32, 3) and first.chips.dtype == np.uint8
     assert first.found.tolist() == [True] * 8 + [False]
-    assert first.labels[:, NAMES.index("Young")].tolist() == [1, -1] * 4 + [1]
-    assert first.labels[:3, NAMES.index("Male")].tolist() == [1, -1, 0]
+    assert first.labels[:, CELEBA_ATTRIBUTES.index("Young")].tolist() == [1, -1] * 4 + [1]
+    assert first.labels[:3, CELEBA_ATTRIBUTES.index("Male")].tolist() == [1, -1, 0]
     monkeypatch.setattr(training_chips, "_find", None)
     again = training_chips.load_chips(labeled, 32, 0.5, tmp_path)
     np.testing.assert_array_equal(first.chips, again.chips)
@@ -268,4 +272,4 @@ def test_shipped_weights_read_real_pictures(
     # The full split's figures less three standard errors of a share of 150.
     floors = {"Male": 93, "Smiling": 85, "Eyeglasses": 96, "Big_Nose": 70, "Young": 75}
     for name, floor in floors.items():
-        assert score[NAMES.index(name)] > floor, name
+        assert score[CELEBA_ATTRIBUTES.index(name)] > floor, name

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.images import decode
 from deidcli.data.samples import read_samples
 from deidcli.data.source import open_source

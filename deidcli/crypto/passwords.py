@@ -196,7 +196,7 @@ _LOOKALIKES = str.maketrans("@0134$!7", "aoieasit")
 
 
 def _is_common(text: str) -> bool:
-    """Whether nothing is left of it but common passwords, digits and signs."""
+    """Return whether nothing is left of it but common passwords, digits and signs."""
     core = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", text)
     for spelling in (text, core.translate(_LOOKALIKES)):
         letters = "".join(char for char in spelling if char.isalpha())

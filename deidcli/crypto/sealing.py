@@ -200,6 +200,6 @@ def manifest_mac(keys: Keys, record: Mapping[str, Any]) -> str:
 
 
 def is_manifest_of(keys: Keys, record: Mapping[str, Any]) -> bool:
-    """Whether a manifest carries the MAC that this passphrase gives it."""
+    """Return whether a manifest carries the MAC that this passphrase gives it."""
     said = str(record.get("seal_mac", "")).encode("utf-8", "replace")
     return hmac.compare_digest(said, manifest_mac(keys, record).encode())

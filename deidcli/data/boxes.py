@@ -1,9 +1,9 @@
-"""Face boxes that the user brings: a table beside the pictures, or a column of parquet shards.
+"""Face boxes from the user: a table beside the pictures, or a column of parquet shards.
 
 A table is CSV, JSON lines or parquet with a column `file_name` (the picture's path below the
 input; `shard.parquet#7` for a row) and either four numbers, `x0, y0, x1, y1` or `x, y, width,
-height`, one row a face, or a column `boxes` with a list of boxes. JSON may also be one object,
-file name to list of boxes.
+height`, with one row per face, or a column `boxes` with a list of boxes. JSON may also be a single
+object that maps file names to lists of boxes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deidcli.errors import DeidError, UsageError
 from deidcli.faces.align import Box
 
 COLUMN = "column:"
-"""What `--boxes` begins with where it names a column and not a file."""
+"""Prefix of a `--boxes` value that names a column instead of a file."""
 _CORNERS = ("x0", "y0", "x1", "y1")
 _SIDES = ("x", "y", "width", "height")
 _LISTS = ("boxes", "bbox", "bboxes", "box")
@@ -32,7 +32,7 @@ Boxes = dict[str, list[Box]]
 
 
 def identify(boxes: str | None) -> str | None:
-    """What the record of a run says of `--boxes`: the column, or the sha256 of the file.
+    """Return what a run records about `--boxes`: the column, or the file's sha256.
 
     Raises:
         UsageError: there is no such file, or no column is named.
@@ -50,13 +50,13 @@ def identify(boxes: str | None) -> str | None:
 
 
 def read_boxes(path: Path, form: str) -> Boxes:
-    """File name -> boxes of a table.
+    """Read a table of boxes.
 
     Args:
-        form: of boxes in lists, `xyxy` or `xywh`.
+        form: the order of numbers in lists of boxes, `xyxy` or `xywh`.
 
     Raises:
-        DeidError: it cannot be read, has other columns, or a box that is none.
+        DeidError: the table cannot be read, has other columns, or contains an invalid box.
     """
     try:
         rows = _rows(path)
@@ -98,10 +98,10 @@ def _boxes_of(row: Mapping[str, Any], form: str) -> list[Box]:
 
 
 def to_boxes(value: Any, form: str) -> list[Box]:
-    """The boxes of one picture: a list of them, one alone, none, or text that holds JSON.
+    """Parse one picture's boxes: a list, a single box, None, or JSON text.
 
     Raises:
-        DeidError: it is something else.
+        DeidError: the value is something else.
     """
     if isinstance(value, str):
         value = json.loads(value) if value.strip() else []
@@ -117,10 +117,10 @@ def to_boxes(value: Any, form: str) -> list[Box]:
 
 
 def to_box(numbers: Any, form: str) -> Box:
-    """Four numbers to x0, y0, x1, y1.
+    """Convert four numbers to x0, y0, x1, y1.
 
     Raises:
-        DeidError: not four finite numbers, or nothing lies between them.
+        DeidError: these are not four finite numbers, or the box is empty.
     """
     try:
         a, b, c, d = (float(number) for number in numbers)
@@ -135,7 +135,7 @@ def to_box(numbers: Any, form: str) -> Box:
 
 
 def with_boxes(source: Source, boxes: Boxes) -> tuple[Source, list[str]]:
-    """The source with each input's boxes, and what of the table belongs to no input."""
+    """Return the source with boxes added, and the table's names that match no input."""
     left = dict(boxes)
     shards = tuple(_shard(shard, boxes, left) for shard in source.shards)
     return dataclasses.replace(source, shards=shards), sorted(left)

@@ -18,17 +18,17 @@ from deidcli.data.sums import read_sums
 from deidcli.errors import DeidError
 
 _TREES = ("images", "data", "sealed")
-"""Folders of OUT whose files are known one by one."""
+"""Folders of OUT in which every file is tracked individually."""
 
 
 def clear(journal: Journal) -> None:
-    """Remove an earlier run of deid from OUT and OUT.private. Its record goes last.
+    """Remove an earlier run of deid from OUT and OUT.private; its record is removed last.
 
-    What a run wrote is known by its parts, by the names that it noted before it wrote them, and by
+    The files of a run are known from its parts, the names it recorded before writing, and
     SHA256SUMS.
 
     Raises:
-        DeidError: something lies there that deid did not write. Nothing was removed then.
+        DeidError: the folders contain files that deid did not write. Nothing is removed then.
     """
     if journal.read_run() is None:
         return
@@ -62,7 +62,7 @@ def _foreign(path: Path) -> DeidError:
 
 
 def _files(out: Path) -> Iterator[Path]:
-    """Every file and link in the folders of published files."""
+    """Yield every file and link in the folders of published files."""
     for name in _TREES:
         if (out / name).is_symlink():
             yield out / name
@@ -73,7 +73,7 @@ def _files(out: Path) -> Iterator[Path]:
 
 
 def _known(journal: Journal) -> set[str]:
-    """Everything that the run wrote, or was about to write, relative to OUT."""
+    """Return everything that the run wrote or was about to write, relative to OUT."""
     try:
         known = set(read_sums(journal.out))
     except (OSError, ValueError):

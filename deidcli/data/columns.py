@@ -1,8 +1,8 @@
-"""Which columns of the inputs are published beside the picture: those that were asked for.
+"""Which columns of the inputs are published beside the picture: only those requested.
 
-One rule for parquet and for the tables of a folder. By default only labels of known data sets are
-published, and of those only values that are labels: whatever else stands in such a column is left
-out. Everything else has to be listed, by name or as `all`.
+One rule applies to parquet and to the tables of a folder. By default only labels of known data sets
+are published, and only values that are valid labels: other values in such a column are dropped.
+Everything else has to be requested, by name or as `all`.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from deidcli.errors import UsageError
 ALL = "all"
 PARTITIONS = (PARTITION, "split")
 LONGEST_TEXT = 512
-"""Bytes a row, on average, from which text could be a picture; `all` leaves such columns out."""
+"""Mean bytes per row above which text could be a picture; `all` excludes such columns."""
 SERIES = 16
-"""Columns of numbers whose names differ by a number: from so many on they are one vector."""
+"""This many numeric columns whose names differ only by a number are treated as one vector."""
 OWN = frozenset({"file_name", "width", "height", "status", "faces"})
-"""Columns that metadata.parquet has itself."""
+"""Columns that metadata.parquet defines itself."""
 MOST_NAMED = 20
 WIDTH = 80
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run was asked to publish beside the picture."""
+    """The columns requested for publication beside the picture."""
 
     names: tuple[str, ...] = ()
-    """Columns that were listed, or `all` alone."""
+    """Requested columns, or only `all`."""
     identities: bool = False
-    """--keep-identity."""
+    """The option --keep-identity."""
     labels: tuple[str, ...] | None = None
-    """Attributes whose labels may stand in any file; None: all."""
+    """Attributes whose labels may appear in any file; None: all."""
 
     @property
     def everything(self) -> bool:
         return self.names == (ALL,)
 
     def takes(self, name: str, kind: pa.DataType, hides: bool) -> bool:
-        """Whether a column is published.
+        """Return whether a column is published.
 
         Args:
-            hides: it could hold more than its type says, see `hiding`.
+            hides: the column could contain more than its type says, see `hiding`.
         """
         if name in CELEBA_ATTRIBUTES and self.labels is not None and name not in self.labels:
             return False
@@ -65,35 +65,35 @@ class Wish:
         return self.everything and is_plain(kind) and not hides and not is_descriptor_column(name)
 
     def wants(self, name: str) -> bool:
-        """Whether a column of a folder's tables is looked at, before its type is known."""
+        """Return whether to read a column of a folder's tables, before its type is known."""
         if self.is_listed(name):
             return True
         return self.identities if is_identity_column(name) else self.everything
 
     def is_listed(self, name: str) -> bool:
-        """Whether it was asked for by its name, so that its values are published as they are."""
+        """Return whether a column was requested by name, to be published unchanged."""
         return name in self.names and not self.everything
 
 
 NO_WISH = Wish()
-"""Nothing but the picture, and labels of known data sets."""
+"""Publish only the picture and labels of known data sets."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What became of the inputs' columns beside the picture."""
+    """Which of the inputs' columns were published and which were dropped."""
 
     kept: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, kept: Iterable[str], seen: Iterable[str]) -> Columns:
-        """From the names that are published and all names, in the order in which they came."""
+        """Create from the published names and all names, in their original order."""
         names = dict.fromkeys(kept)
         return cls(tuple(names), tuple(n for n in dict.fromkeys(seen) if n not in names))
 
     def record(self) -> dict[str, Any]:
-        """For manifest.json: a dropped column whose name could be data itself is only counted."""
+        """Return the entry for manifest.json; dropped names that may be data are only counted."""
         shown = [name for name in self.dropped if not _could_be_data(name)]
         said: dict[str, Any] = {"kept": list(self.kept), "dropped": shown}
         if len(shown) < len(self.dropped):
@@ -101,7 +101,7 @@ class Columns:
         return said
 
     def notes(self) -> list[str]:
-        """For the terminal, wrapped at its usual width."""
+        """Return lines for the terminal, wrapped at its usual width."""
         said = []
         if self.kept:
             said.append(_wrapped(f"columns published: {_listed(self.kept)}"))
@@ -121,7 +121,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Broken for a terminal that shows `note: ` before it."""
+    """Wrap text for a terminal that prints `note: ` before it."""
     lines = textwrap.wrap(
         text, WIDTH - len("note: "), break_long_words=False, break_on_hyphens=False
     )
@@ -129,7 +129,7 @@ def _wrapped(text: str) -> str:
 
 
 def _could_be_data(name: str) -> bool:
-    """A table may have a column for each person, or a first row of data for its head."""
+    """Return whether a name may be data: a column per person, or a data row read as header."""
     if name in CELEBA_ATTRIBUTES:
         return False
     usual = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_. -]{0,39}", name)
@@ -138,10 +138,10 @@ def _could_be_data(name: str) -> bool:
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
-    """`a,b` to names; one with a comma stands in double quotes.
+    """Split `a,b` into names; a name that contains a comma must be in double quotes.
 
     Raises:
-        UsageError: nothing is named, or `all` beside others.
+        UsageError: no name is listed, or `all` is combined with others.
     """
     import csv
 
@@ -157,15 +157,15 @@ def parse_columns(text: str) -> tuple[str, ...]:
 def check_wish(
     wish: Wish, tables: Iterable[str], rows: Iterable[str] = (), images: Iterable[str] = ()
 ) -> None:
-    """Make sure that what was listed can be published.
+    """Check that the requested columns can be published.
 
     Args:
         tables: the columns of folders' tables.
-        rows: those of parquet files, beside their pictures.
-        images: the columns that hold the pictures.
+        rows: the columns of parquet files, without their pictures.
+        images: the columns that contain the pictures.
 
     Raises:
-        UsageError: no input has such a column, it is the picture, or --attrs leaves it out.
+        UsageError: no input has such a column, it is the picture, or --attrs excludes it.
     """
     if wish.everything:
         return
@@ -192,7 +192,7 @@ def check_wish(
 
 
 def is_plain(kind: pa.DataType) -> bool:
-    """Numbers, text, truth, dates: what a column of a table usually holds."""
+    """Return whether a type is numbers, text, booleans or dates."""
     if pa.types.is_dictionary(kind):
         return is_plain(kind.value_type)
     tests = (
@@ -204,7 +204,7 @@ def is_plain(kind: pa.DataType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Text of any kind, dictionaries of it included."""
+    """Return whether a type is text of any kind, including dictionary-encoded text."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -212,12 +212,12 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_label(name: str, kind: pa.DataType) -> bool:
-    """Whether it is one of CelebA's attributes, by name and type."""
+    """Return whether a column is one of CelebA's attributes, by name and type."""
     return name in CELEBA_ATTRIBUTES and (pa.types.is_boolean(kind) or pa.types.is_integer(kind))
 
 
 def is_partition(name: str, kind: pa.DataType) -> bool:
-    """Whether it says which split a picture belongs to, by name and type."""
+    """Return whether a column contains a picture's split, by name and type."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
@@ -225,10 +225,10 @@ def is_partition(name: str, kind: pa.DataType) -> bool:
 
 
 def hiding(kinds: Mapping[str, pa.DataType], text_bytes: Mapping[str, float]) -> set[str]:
-    """Columns of plain types that could hold a picture or an embedding all the same.
+    """Return columns of plain types that could still contain a picture or an embedding.
 
     Args:
-        text_bytes: mean bytes a row, of columns that hold text.
+        text_bytes: mean bytes per row of text columns.
     """
     found = {name for name, size in text_bytes.items() if size > LONGEST_TEXT}
     groups = {name: re.sub(r"\d+", "#", name) for name, kind in kinds.items() if _is_number(kind)}
@@ -247,21 +247,21 @@ def _is_number(kind: pa.DataType) -> bool:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a folder's metadata files that are published, by the picture's key."""
+    """The published columns of a folder's metadata files, by picture key."""
 
     fields: tuple[tuple[str, pa.DataType], ...] = ()
     rows: Mapping[str, Mapping[str, Any]] | None = None
 
     def row(self, key: str) -> Mapping[str, Any]:
-        """A picture's values."""
+        """Return a picture's values."""
         return (self.rows or {}).get(key, {})
 
 
 def fitted(wish: Wish, cells: Mapping[str, Mapping[str, object]]) -> Table:
-    """The published columns of a folder's tables, each with a type that fits its values.
+    """Return the published columns of a folder's tables, each with a type that fits its values.
 
     Args:
-        cells: column -> key of a picture -> value, text where it came from a CSV file.
+        cells: column -> picture key -> value; values from a CSV file are text.
     """
     kinds, values = {}, {}
     for name, column in cells.items():
@@ -286,12 +286,12 @@ def fitted(wish: Wish, cells: Mapping[str, Mapping[str, object]]) -> Table:
 
 
 def _fit(values: list[object]) -> tuple[pa.DataType, list[Any]]:
-    """A type for some values, and the values in it."""
+    """Infer a type for values and convert them to it."""
     if all(value is None or isinstance(value, str) for value in values):
         return _fit_text([None if value is None else str(value) for value in values])
     try:
         array = pa.array(values)
-    except (pa.ArrowException, TypeError, OverflowError):  # of several kinds
+    except (pa.ArrowException, TypeError, OverflowError):  # mixed types
         return pa.string(), [None if value is None else str(value) for value in values]
     if pa.types.is_null(array.type):
         return pa.string(), values
@@ -303,7 +303,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d{1,2})?")
 
 
 def _fit_text(values: list[str | None]) -> tuple[pa.DataType, list[Any]]:
-    """Text that is numbers or truth throughout becomes that; empty text is missing then."""
+    """Convert text to numbers or booleans if all values allow it; empty text is then missing."""
     some = [value.strip() for value in values if value and value.strip()]
     readers: tuple[tuple[pa.DataType, Any, Any], ...] = (
         (pa.int64(), _INTEGER.fullmatch, int),

@@ -1,5 +1,5 @@
-"""What a file is by its name: a picture of a format that is not read, or something that may hold
-pictures and is not looked into. Neither may be passed over as if it were no picture."""
+"""Files that deid does not read, by name: pictures in unsupported formats, and containers that may
+hold pictures. Neither may be ignored as if it were not a picture."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _RAW = frozenset(
     | {".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl"}
     | {".sr2", ".srf", ".srw", ".x3f"}
 )
-"""Raw files of cameras. Many are TIFF inside, and a reader of TIFF would take their thumbnail for
-the picture."""
+"""Camera raw files. Many are TIFF inside, and a TIFF reader would take their thumbnail for the
+picture."""
 _OTHERS = {
     ".ai": "Illustrator", ".bpg": "BPG", ".cur": "a cursor", ".dcm": "DICOM", ".djvu": "DjVu",
     ".emf": "EMF", ".eps": "EPS", ".exr": "OpenEXR", ".fits": "FITS", ".flif": "FLIF",
@@ -30,8 +30,8 @@ ARCHIVE_REASON = "may hold pictures and is not looked into: unpack or convert it
 
 
 def unread(path: Path) -> str:
-    """Why a file of this name is not read though it is, or may hold, pictures; empty: it is not
-    known for that."""
+    """Return why a file with this name is not read although it is or may contain pictures; empty if
+    no reason is known."""
     suffix = path.suffix.lower()
     if suffix in _RAW:
         return RAW_REASON
@@ -41,15 +41,15 @@ def unread(path: Path) -> str:
 
 
 def is_postscript(head: bytes) -> bool:
-    """Whether a file's first bytes are those of EPS, which would have to be executed."""
+    """Return whether a file's first bytes are EPS, which would have to be executed."""
     return head.startswith((b"%!PS-Adobe", b"\xc5\xd0\xd3\xc6"))
 
 
 def refusal(paths: Iterable[Path]) -> tuple[str, str] | None:
-    """What to say of inputs among which is no picture: what they are, and how they are converted.
+    """Return a message and hint for inputs without pictures: what they are, how to convert them.
 
     Returns:
-        None where nothing is known that holds pictures.
+        None if no input is known to contain pictures.
     """
     listed = list(paths)
     names = {path.name.lower() for path in listed}

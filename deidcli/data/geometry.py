@@ -1,8 +1,8 @@
-"""Where faces were: in OUT.private, and sealed in OUT where a password has to find them again.
+"""Face positions: stored in OUT.private and, for methods with a password, encrypted in OUT.
 
-A face's exact box or transform tells one photograph from all others, to who has a copy of it. So
-OUT.private/faces.parquet has them, and of OUT only OUT/sealed/geometry.parquet, for a method whose
-faces come back with a password: encrypted under a key from that password.
+A face's exact box or transform identifies a photograph to anyone with a copy of it. It is therefore
+stored in OUT.private/faces.parquet. In OUT it is stored only for a method whose faces can be
+restored with a password, in OUT/sealed/geometry.parquet, encrypted under a key from that password.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRIVATE = "faces.parquet"
 SEALED = "sealed/geometry.parquet"
 """Relative to OUT."""
 GRID = 8
-"""Pixels to which published boxes are rounded, outwards."""
+"""Published boxes are rounded outwards to multiples of this many pixels."""
 
 SEALED_SCHEMA = pa.schema(
     [
@@ -38,7 +38,7 @@ SEALED_SCHEMA = pa.schema(
 
 
 def face_type(has_nonces: bool, has_boxes: bool) -> pa.DataType:
-    """A face in metadata.parquet: what became of it, and where only if that was asked for."""
+    """Return the type of a face in metadata.parquet; its position is included only on request."""
     parts = [pa.field("method", pa.string())]
     if has_nonces:
         parts.append(pa.field("nonce", pa.string()))
@@ -48,13 +48,13 @@ def face_type(has_nonces: bool, has_boxes: bool) -> pa.DataType:
 
 
 def private_schema(has_nonces: bool) -> pa.Schema:
-    """The schema of OUT.private/faces.parquet."""
+    """Return the schema of OUT.private/faces.parquet."""
     kind = NONCE_FACE_TYPE if has_nonces else FACE_TYPE
     return pa.schema([pa.field("file_name", pa.string()), pa.field("faces", pa.list_(kind))])
 
 
 def rounded(box: Sequence[float]) -> list[int]:
-    """A box as --publish-geometry publishes it: outwards to the grid."""
+    """Round a box outwards to the grid, as --publish-geometry publishes it."""
     low = [int(np.floor(value / GRID)) * GRID for value in box[:2]]
     return low + [int(np.ceil(value / GRID)) * GRID for value in box[2:]]
 
@@ -62,14 +62,14 @@ def rounded(box: Sequence[float]) -> list[int]:
 def sealed_row(
     keys: Keys, fingerprint: str, name: str, faces: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The row of OUT/sealed/geometry.parquet for a published picture."""
+    """Return the row of OUT/sealed/geometry.parquet for a published picture."""
     affines = np.array([face["affine"] for face in faces], np.float64).reshape(-1, 6)
     nonce, data = seal_geometry(keys, fingerprint, name, affines)
     return {"file_name": name, "nonce": nonce, "data": data}
 
 
 def read_private(out: Path) -> dict[str, list[dict[str, Any]]] | None:
-    """Published name -> its faces with all that is known of them; None: OUT.private is not here.
+    """Map published names to their faces with all private fields; None without OUT.private.
 
     Raises:
         DeidError: the file is damaged.
@@ -86,13 +86,13 @@ def read_private(out: Path) -> dict[str, list[dict[str, Any]]] | None:
 
 
 class Places:
-    """Where the faces of an output's pictures were."""
+    """The face positions of an output's pictures."""
 
     def __init__(self, out: Path, fingerprint: str, keys: Keys) -> None:
         """
         Raises:
-            DeidError: neither OUT.private nor a sealed file tells it, or the password opens none
-                of the latter's rows.
+            DeidError: neither OUT.private nor a sealed file has the positions, or the password
+                opens none of the sealed file's rows.
         """
         self._private = read_private(out)
         self._keys, self._fingerprint = keys, fingerprint
@@ -121,10 +121,10 @@ class Places:
         return [row.reshape(2, 3) for row in values]
 
     def affines(self, name: str, faces: int) -> list[Affine]:
-        """The transform of each face of a published picture, frame to chip.
+        """Return the transform of each face of a published picture, frame to chip.
 
         Raises:
-            ValueError: not known, or not of that many faces.
+            ValueError: the transforms are unknown, or their number differs.
         """
         if self._private is not None:
             known = self._private.get(name, [])

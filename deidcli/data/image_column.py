@@ -1,4 +1,4 @@
-"""Which column of a parquet file holds the pictures."""
+"""Find the column of a parquet file that contains the pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from deidcli.data.images import FORMAT_OF_EXTENSION, READ_ONLY_EXTENSIONS, looks
 
 
 def image_column(file: pq.ParquetFile) -> str | None:
-    """The column that holds the pictures: declared as such, else by what is in it, `image` before
-    others, else by its name."""
+    """Return the picture column: the declared one, else by its content (preferring `image`), else
+    by its name."""
     schema = file.schema_arrow
     kinds = {name: feature.get("_type") for name, feature in features_of(schema).items()
              if isinstance(feature, dict)}  # fmt: skip
@@ -43,7 +43,7 @@ _BATCHES_LOOKED_AT = 512
 
 
 def _looks(file: pq.ParquetFile, name: str) -> bool | None:
-    """Whether the first values of a column are pictures; None where there are none."""
+    """Return whether the first values of a column are pictures; None if it has no values."""
     batches = file.iter_batches(8, columns=[name])
     for _, batch in zip(range(_BATCHES_LOOKED_AT), batches, strict=False):
         values = [value for value in batch.column(0).to_pylist() if value]
@@ -69,7 +69,7 @@ def _may_hold_images(kind: pa.DataType) -> bool:
 
 
 def features_of(schema: pa.Schema) -> dict[str, Any]:
-    """Hugging Face's features, by column; empty where none, or nonsense, is declared."""
+    """Return Hugging Face's features by column; empty if missing or invalid."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = info.get("info", {}).get("features", {})
@@ -79,7 +79,7 @@ def features_of(schema: pa.Schema) -> dict[str, Any]:
 
 
 def declared_images(schema: pa.Schema) -> list[str]:
-    """Columns that Hugging Face's features call pictures."""
+    """Return the columns that Hugging Face's features declare as pictures."""
     return [
         name
         for name, feature in features_of(schema).items()

@@ -1,5 +1,5 @@
-"""Bytes to pixels and back. Nothing but pixels comes out: no EXIF, XMP, IPTC, comment, thumbnail,
-color profile or second frame of the source reaches an encoder.
+"""Decode and encode pictures. Only pixels are kept: no EXIF, XMP, IPTC, comment, thumbnail, color
+profile or second frame of the source reaches an encoder.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 Pil.MAX_IMAGE_PIXELS = None  # our own limit, below, is checked before any pixel is decoded
 
 MAX_MEGAPIXELS = 150.0
-"""Larger pictures are withheld. 150 MP take 1.2 GB while they are decoded from JPEG, PNG or TIFF,
-and up to 2.8 GB from JPEG 2000, WebP, AVIF, HEIC or JPEG XL, whose libraries hold the pixels
-several times over."""
+"""Larger pictures are withheld. Decoding 150 MP takes 1.2 GB for JPEG, PNG or TIFF, and up to
+2.8 GB for JPEG 2000, WebP, AVIF, HEIC or JPEG XL, whose libraries hold several copies of the
+pixels."""
 LARGE_MEGAPIXELS = 25.0
-"""Pictures above this are worked one at a time on a machine, whatever the number of workers."""
+"""Larger pictures are processed one at a time per machine, whatever the number of workers."""
 JPEG_QUALITY = 95
 XMP_TAG = 700
 """TIFF's tag; Adobe, XMP Specification, part 3."""
@@ -49,14 +49,14 @@ FORMAT_OF_EXTENSION: dict[str, Format] = {
     ".tiff": "TIFF",
     ".gif": "GIF",
 }
-"""What a name's extension promises, and so what is written under that name."""
+"""The format that each extension stands for, and in which files of that name are written."""
 
 READ_ONLY_EXTENSIONS = frozenset(
     {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"}
     | {".tga", ".avif", ".ico", ".pcx", ".mpo", ".heic", ".heif", ".hif", ".jxl", ".psd", ".qoi"}
     | {".dds", ".sgi", ".bw", ".apng"}
 )
-"""Pictures that are read; they are published as PNG, their name extended by `.png`."""
+"""Formats that are read but published as PNG, with `.png` appended to the name."""
 
 _SIGNATURES = (
     b"\xff\xd8\xff",
@@ -76,7 +76,7 @@ _AVIF_BRANDS = (b"avif", b"avis")
 
 
 class BadImage(Exception):
-    """These bytes cannot be read as a picture. The text says why, as reasons.py has it."""
+    """These bytes cannot be read as a picture. The text gives the reason, see reasons.py."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ class Decoded:
     pixels: Image
     """(H, W, 3) uint8 RGB, upright."""
     format: Format
-    """The format that the bytes were in, or PNG where we do not write that format."""
+    """The source's format, or PNG if deid does not write that format."""
     notes: tuple[str, ...]
     """What had to be converted, e.g. `16 bit to 8 bit`."""
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether a file's first 16 bytes are those of a picture."""
+    """Return whether a file's first 16 bytes look like a picture."""
     riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     avif = head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS
     bmp = head[:2] == b"BM" and head[6:10] == bytes(4)
@@ -100,7 +100,7 @@ def looks_like_image(head: bytes) -> bool:
 
 
 def _is_heif(data: bytes) -> bool:
-    """Whether it is HEIC; AVIF may have a brand in common with it, and has a reader of its own."""
+    """Return whether data is HEIC. AVIF may share a brand with it, but has its own reader."""
     brands = data[8 : max(12, min(64, int.from_bytes(data[:4], "big")))]
     heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
     return heif and not any(brand in brands for brand in _AVIF_BRANDS)
@@ -109,11 +109,12 @@ def _is_heif(data: bytes) -> bool:
 def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Decoded:
     """Decode a picture to upright 8-bit RGB.
 
-    16-bit samples are scaled to 8 bits, color profiles converted to sRGB, transparency is laid
-    over white, and of animations and multi-page files the first frame is taken; each is noted.
+    16-bit samples are scaled to 8 bits, color profiles are converted to sRGB, transparency is
+    composited over white, and only the first frame of animations and multi-page files is kept. Each
+    conversion is noted.
 
     Raises:
-        BadImage: empty, cut short, no picture, or above `max_megapixels`.
+        BadImage: the data is empty, truncated, not a picture, or above `max_megapixels`.
     """
     if not data:
         raise BadImage("the file is empty")
@@ -140,13 +141,13 @@ def _decode(data: bytes, max_megapixels: float) -> Decoded:
     notes: list[str] = []
     pixels, name, turn = _load(data, max_megapixels, notes)
     known: Format = {str(f): f for f in FORMAT_OF_EXTENSION.values()}.get(name, "PNG")
-    if name == "MPO":  # a JPEG with further JPEGs behind it, as many cameras write
+    if name == "MPO":  # a JPEG followed by further JPEGs, as many cameras write
         known = "JPEG"
     return Decoded(turned(pixels, turn) if turn > 1 else pixels, known, tuple(notes))
 
 
 def _load(data: bytes, max_megapixels: float, notes: list[str]) -> tuple[Image, str, int]:
-    """Pixels, format and EXIF's orientation; what the decoder held is free when it returns."""
+    """Return pixels, format and EXIF orientation, with the decoder's memory already released."""
     width, height = _size(data)
     megapixels = width * height / 1e6
     if megapixels > max_megapixels:
@@ -170,12 +171,12 @@ _READ = (
     *("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF"),
     *("ICO", "PCX", "PSD", "QOI", "DDS", "SGI", "TGA"),
 )
-"""Pillow's readers that are used, in this order. Never all of them: that of EPS, for one, runs
-another program on the file. TGA's comes last, for it takes many a file for its own."""
+"""Pillow's readers, in the order they are tried. Others are excluded: EPS, for example, runs
+another program on the file. TGA is last because it accepts many files that are not TGA."""
 
 
 def _open(data: bytes) -> Pil.Image:
-    """A picture, opened but, JPEG XL excepted, not decoded."""
+    """Open a picture without decoding it (JPEG XL is decoded)."""
     if is_jxl(data[:12]):
         try:
             import pillow_jxl  # noqa: F401 - it registers a reader
@@ -192,13 +193,13 @@ def _open(data: bytes) -> Pil.Image:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """_READ, as far as this build of Pillow has them."""
+    """Return the readers in _READ that this build of Pillow supports."""
     Pil.init()
     return tuple(name for name in _READ if name in Pil.OPEN)
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header; no pixel is decoded."""
+    """Return width and height from the header, without decoding pixels."""
     if is_jxl(data[:12]):
         try:
             return jxl_size(data)
@@ -209,7 +210,7 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def is_large(data: bytes) -> bool:
-    """Whether a picture, by its header, has more than LARGE_MEGAPIXELS."""
+    """Return whether a picture's header declares more than LARGE_MEGAPIXELS."""
     try:
         width, height = _size(data)
         return width * height > LARGE_MEGAPIXELS * 1e6
@@ -218,7 +219,7 @@ def is_large(data: bytes) -> bool:
 
 
 def _is_raw(picture: Pil.Image) -> bool:
-    """Whether what opens as TIFF is a camera's raw file, of which it would be the thumbnail."""
+    """Return whether a TIFF is a camera raw file, which would open as its thumbnail."""
     tags = getattr(picture, "tag_v2", {}) if picture.format == "TIFF" else {}
     return _DNG_VERSION in tags
 
@@ -227,7 +228,7 @@ _DNG_VERSION = 50706
 
 
 def _bits(picture: Pil.Image, data: bytes) -> int:
-    """Bits a sample, as the file's header says."""
+    """Return the bits per sample from the file's header."""
     if picture.format == "PNG":
         return data[24]
     if picture.format == "TIFF":
@@ -244,7 +245,7 @@ def encode(
     """Encode (H, W, 3) uint8 RGB. The same pixels and mark always give the same bytes.
 
     Args:
-        mark: how the picture was made, said in an XMP packet; BMP and GIF have none.
+        mark: how the picture was made, stored as an XMP packet; BMP and GIF have none.
     """
     buffer = io.BytesIO()
     picture = Pil.fromarray(pixels)
@@ -270,5 +271,5 @@ def encode(
 
 
 def _if(**given: bytes) -> dict[str, bytes]:
-    """Those that hold anything."""
+    """Return the non-empty arguments."""
     return {name: value for name, value in given.items() if value}

@@ -1,7 +1,7 @@
-"""The journal of a run: what it was asked to do, and one file for each finished shard.
+"""The journal of a run: its settings, and one file per finished shard.
 
-It lives in OUT.private, which is never published. A shard whose part exists is done: its pictures
-were written, flushed and named before the part was.
+It is stored in OUT.private, which is never published. A shard is done when its part exists: its
+pictures are written, flushed and named before the part is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FACE_TYPE = pa.struct(
 )
 """A face in metadata.parquet."""
 NONCE_FACE_TYPE = pa.struct([*FACE_TYPE, pa.field("nonce", pa.string())])
-"""The same where the method needs a password."""
+"""The same, for a method that needs a password."""
 _OUTPUT_TYPE = pa.struct(
     [
         pa.field("name", pa.string()),
@@ -69,7 +69,7 @@ PART_SCHEMA = pa.schema(
 
 
 _RECORDED = {"fingerprint", "run", "source", "secret", "started"}
-"""What run.json holds at least."""
+"""Required keys of run.json."""
 PUBLISHED = frozenset(
     {"images", "data", "sealed", "metadata.parquet", "manifest.json", "README.md", "SHA256SUMS"}
     | {".incomplete"}
@@ -82,7 +82,7 @@ PRIVATE = frozenset(
 
 
 def is_own(name: str, names: frozenset[str]) -> bool:
-    """Whether a run of deid writes an entry of this name, unfinished ones included."""
+    """Return whether deid writes an entry with this name, including unfinished ones."""
     return name in names or bool(re.fullmatch(r"\d+-[0-9a-f]{16}|plan-\d+", name))
 
 
@@ -103,25 +103,25 @@ class Journal:
 
     @property
     def staging(self) -> Path:
-        """Unpublished parquet rows of finished shards, until the run is finished."""
+        """The folder of unpublished parquet rows of finished shards, until the run is finished."""
         return self.folder / "staging"
 
     @property
     def plan(self) -> Path:
-        """What a whole-set method found in its pass over the input."""
+        """The file with the results of a whole-set method's pass over the input."""
         return self.folder / "plan"
 
     @property
     def begun(self) -> Path:
-        """Names of files that are about to be written and are in no part yet."""
+        """The list of files that are about to be written and are in no part yet."""
         return self.folder / "begun"
 
     def part(self, shard: int) -> Path:
-        """The journal entry of a shard."""
+        """Return the path of a shard's journal entry."""
         return self.parts / f"{shard:06d}.parquet"
 
     def read_run(self) -> dict[str, Any] | None:
-        """The record of the run that made this folder, or None if no run did."""
+        """Return the record of the run that made this folder, or None if no run did."""
         try:
             record = json.loads((self.folder / "run.json").read_text("utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -139,18 +139,18 @@ class Journal:
         return record
 
     def write_run(self, record: dict[str, Any]) -> None:
-        """Record a run before any of its work."""
+        """Record a run before it does any work."""
         data = json.dumps(record, indent=2, default=str).encode() + b"\n"
         write_atomic(self.folder / "run.json", data, self.folder)
 
     def note_stages(self, record: dict[str, Any]) -> None:
-        """Record, once, how the loaded method cuts faces and what the detector is."""
+        """Record, once, how the loaded method crops faces and which detector is used."""
         path = self.folder / "stages.json"
         if not path.exists():
             write_atomic(path, json.dumps(record).encode(), self.folder)
 
     def read_stages(self) -> dict[str, Any]:
-        """What `note_stages` recorded."""
+        """Return what `note_stages` recorded."""
         record: dict[str, Any] = json.loads((self.folder / "stages.json").read_text("utf-8"))
         return record
 
@@ -163,10 +163,10 @@ class Journal:
                     file.writelines(json.dumps(name) + "\n" for name in names)
 
     def require(self) -> None:
-        """Make sure that the record of the run is still there.
+        """Check that the record of the run still exists.
 
         Raises:
-            DeidError: somebody removed it while the run was under way.
+            DeidError: it was removed during the run.
         """
         if not (self.folder / "run.json").is_file():
             raise DeidError(
@@ -183,36 +183,36 @@ class Journal:
         (self.begun / f"{shard:06d}").unlink(missing_ok=True)
 
     def read_part(self, shard: int) -> list[dict[str, Any]]:
-        """A shard's part, as far as is needed to tell what is left to do: see `resume`."""
+        """Read the fields of a shard's part that `resume` needs to find out what is left to do."""
         columns = ["source", "status", "passes", "print", "outputs.list.element.name"]
         with pq.ParquetFile(self.part(shard)) as file:
             rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
         return rows
 
     def published_names(self, shard: int) -> list[str]:
-        """The names of the pictures that a finished shard wrote."""
+        """Return the names of the pictures that a finished shard wrote."""
         column = pq.read_table(self.part(shard), columns=["outputs"])["outputs"]
         return [output["name"] for outputs in column.to_pylist() for output in outputs]
 
     def read_parts(self, shards: int) -> Iterator[list[dict[str, Any]]]:
-        """The rows of every shard's part, in order."""
+        """Yield the rows of every shard's part, in order."""
         for number in range(shards):
             yield pq.read_table(self.part(number)).to_pylist()
 
     def create(self) -> None:
-        """Make the folder, readable by its owner alone."""
+        """Create the folder, readable only by its owner."""
         with writing():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(self.folder, 0o700)
             self.parts.mkdir(exist_ok=True)
 
     def write_position(self, key: str) -> None:
-        """Name the input that is worked on, in case it ends its worker."""
+        """Record the current input, in case it crashes its worker."""
         with writing():
             (self.folder / "position").write_text(key, encoding="utf-8")
 
     def take_position(self) -> str | None:
-        """The input that was worked on last, once."""
+        """Return and clear the input recorded last."""
         path = self.folder / "position"
         if not path.exists():
             return None
@@ -221,7 +221,7 @@ class Journal:
         return key
 
     def clean(self) -> None:
-        """Remove unfinished files; parts and links stay."""
+        """Remove unfinished files; keep parts and links."""
         for folder in (self.staging, scratch(self.out), self.folder / "scan", self.begun):
             shutil.rmtree(folder, ignore_errors=True)
         for unfinished in self.parts.glob("*-*.parquet"):
@@ -234,7 +234,7 @@ class Journal:
         """Hold the folder for this process.
 
         Raises:
-            DeidError: another run works on it.
+            DeidError: another run is using it.
         """
         with writing():
             file = open(self.folder / "lock", "w")  # noqa: SIM115 - held until the run ends
@@ -251,7 +251,7 @@ class Journal:
 
     @contextmanager
     def one_at_a_time(self) -> Iterator[None]:
-        """Wait until no other worker of this run is inside."""
+        """Wait until no other worker of this run holds this lock."""
         with writing():
             file = open(self.folder / "large", "w")  # noqa: SIM115 - closed below
         with file:
@@ -260,23 +260,23 @@ class Journal:
 
 
 def private_folder(out: Path) -> Path:
-    """OUT.private, beside OUT."""
+    """Return the path of OUT.private, beside OUT."""
     return out.with_name(out.name + ".private")
 
 
 def recorded_roots(record: Mapping[str, Any]) -> list[str]:
-    """The real paths of the inputs of a recorded run."""
+    """Return the real paths of a recorded run's inputs."""
     value = record["source"]
     return [str(value)] if isinstance(value, str) else [str(path) for path in value]
 
 
 def new_secret() -> str:
-    """A fresh key for `--names random`, and for the salt and nonces of a password, as hex."""
+    """Return a new random key, as hex, for `--names random` and a password's salt and nonces."""
     return secrets.token_hex(32)
 
 
 def seeded_secret(seed: int, signature: str) -> str:
-    """The same for a run that is to be repeatable in another OUT: the same seed and inputs only.
+    """Return a key that is the same for the same seed and inputs, for runs repeatable elsewhere.
 
     Args:
         signature: `source.content_signature`.

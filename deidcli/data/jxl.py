@@ -1,7 +1,7 @@
-"""JPEG XL: how large a picture is, by its first bytes.
+"""Read the size of a JPEG XL picture from its first bytes.
 
-Its reader for Pillow decodes a picture when it is opened, so the limit of megapixels has to be
-checked before.
+The Pillow plugin decodes a picture when it opens it, so the megapixel limit has to be checked
+before.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _BITS = (9, 13, 18, 30)
 
 
 def is_jxl(head: bytes) -> bool:
-    """Whether a file's first 12 bytes are those of JPEG XL."""
+    """Return whether a file's first 12 bytes are JPEG XL."""
     return head.startswith((CODESTREAM, CONTAINER))
 
 
 def jxl_size(data: bytes) -> tuple[int, int]:
-    """Width and height (ISO/IEC 18181-1, SizeHeader).
+    """Return width and height (ISO/IEC 18181-1, SizeHeader).
 
     Raises:
         ValueError: there is no such header.
@@ -43,7 +43,7 @@ def _side(bits: _Bits, small: int) -> int:
 
 
 def _codestream(data: bytes) -> bytes:
-    """The first bytes of the codestream within a container's boxes."""
+    """Return the first bytes of the codestream inside a container's boxes."""
     at = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8])
@@ -61,7 +61,7 @@ def _codestream(data: bytes) -> bytes:
 
 
 class _Bits:
-    """Bits from the lowest of each byte on."""
+    """A bit reader, lowest bit of each byte first."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "little"), 8 * len(data)

@@ -1,4 +1,4 @@
-"""Attribute names and letters, and the label files that data sets bring."""
+"""Attribute labels and the label files of known data sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deidcli.celeba import CELEBA_ATTRIBUTES
 PARTITION = "partition"
 _PARTITIONS = ("train", "valid", "test")
 SPLITS = ("train", "training", "valid", "validation", "val", "dev", "test", "testing")
-"""What a partition may be called where its column was not asked for by name."""
+"""Allowed partition values if the column was not requested by name."""
 
 IDENTITY_COLUMNS = frozenset(
     {"identity", "identity_id", "identities", "person", "person_id", "person_name", "people"}
@@ -23,7 +23,7 @@ IDENTITY_COLUMNS = frozenset(
     | {"patient", "patient_name", "email", "phone", "date_of_birth", "dob", "uid", "user_id"}
     | {"subjectid", "personid", "patientid", "userid", "faceid", "celebid", "mrn", "user"}
 )
-"""Columns that name a person; compared in lower case, `-` and space as `_`."""
+"""Columns that identify a person; compared in lower case, with `-` and space as `_`."""
 
 _DESCRIPTOR = re.compile(
     r"embedding|encoding|descriptor|faceprint|arcface|facenet|(^|_)(emb|feat)(s|_|$)", re.I
@@ -34,47 +34,47 @@ _IDENTITY_WORDS = frozenset(
 )
 
 Labels = Mapping[str, int]
-"""Attribute name -> +1 (present) or -1 (absent). Attributes without a label are missing."""
+"""Attribute name -> +1 (present) or -1 (absent); attributes without a label are missing."""
 
 
 def is_identity_column(name: str) -> bool:
-    """Whether a column's name says that it identifies a person."""
+    """Return whether a column's name suggests that it identifies a person."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
     plain = re.sub(r"[\s.-]+", "_", apart).lower()
     return plain in IDENTITY_COLUMNS or not _IDENTITY_WORDS.isdisjoint(plain.split("_"))
 
 
 def known_split(value: object) -> str | None:
-    """A partition's value where it is a usual one, else None: it could be anything."""
+    """Return a partition's value if it is a common one; None otherwise, as it could be anything."""
     text = str(value)
     return text if text.lower() in SPLITS or text in ("0", "1", "2") else None
 
 
 def is_descriptor_column(name: str) -> bool:
-    """Whether a column's name says that it holds a face's embedding."""
+    """Return whether a column's name suggests that it contains a face embedding."""
     return bool(_DESCRIPTOR.search(name))
 
 
 @dataclass
 class LabelFiles:
-    """What the label files of a folder say about its pictures."""
+    """The labels of a folder's pictures, from its label files."""
 
     labels: dict[str, Labels] = field(default_factory=dict)
-    """By relative path, or by bare file name where the file gives only that."""
+    """Labels by relative path, or by bare file name if the label file has only that."""
     partitions: dict[str, str] = field(default_factory=dict)
     identities: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     """Relative paths of the files that were read."""
     warnings: list[str] = field(default_factory=list)
     seen: dict[str, None] = field(default_factory=dict)
-    """The names of all columns, in the order in which they came."""
+    """The names of all columns, in order of appearance."""
     cells: dict[str, dict[str, object]] = field(default_factory=dict)
-    """Columns of ImageFolder's tables that were asked for: name -> relative path -> value."""
+    """Requested columns of ImageFolder's tables: name -> relative path -> value."""
     wanted: Callable[[str], bool] = lambda name: False
-    """Which those are."""
+    """Returns whether a column is requested, by name."""
 
     def of(self, key: str) -> tuple[Labels, str | None, str | None]:
-        """Labels, partition and identity of the picture with this relative path."""
+        """Return labels, partition and identity of the picture with this relative path."""
         base = key.rsplit("/", 1)[-1]
         labels = self.labels.get(key) or self.labels.get(base) or {}
         partition = self.partitions.get(key, self.partitions.get(base))
@@ -83,7 +83,7 @@ class LabelFiles:
 
 
 def lfw_identity(key: str) -> str | None:
-    """The person of a picture in LFW's layout, `Name/Name_0001.jpg`, else None."""
+    """Return the person of a picture in LFW's layout, `Name/Name_0001.jpg`, else None."""
     parts = key.split("/")
     if len(parts) < 2:
         return None
@@ -94,14 +94,14 @@ def lfw_identity(key: str) -> str | None:
 def read_label_files(
     files: Iterable[tuple[str, Path]], wanted: Callable[[str], bool] = lambda name: False
 ) -> LabelFiles:
-    """Read the label files of CelebA, LFW and Hugging Face's ImageFolder among some files.
+    """Read the CelebA, LFW and Hugging Face ImageFolder label files among some files.
 
     Args:
         files: (relative path, path) of all files of a folder.
-        wanted: which columns of ImageFolder's tables are read beside the labels.
+        wanted: which columns of ImageFolder's tables to read in addition to the labels.
 
-    A label file that cannot be read is a warning, never an error: labels may be missing, but no
-    picture is lost for them.
+    A label file that cannot be read gives a warning, never an error: labels may be missing, but no
+    picture is lost because of them.
     """
     found = LabelFiles(wanted=wanted)
     for key, path in files:
@@ -112,7 +112,7 @@ def read_label_files(
         try:
             reader(path, key.rpartition("/")[0], found)
             found.used.add(key)
-        except Exception as error:  # labels may be missing; no picture is lost for them
+        except Exception as error:  # labels may be missing; no picture is lost because of them
             found.warnings.append(
                 f"the label file {key} cannot be read and is left out ({type(error).__name__})"
             )
@@ -120,7 +120,7 @@ def read_label_files(
 
 
 def to_label(value: object) -> int | None:
-    """+1 or -1 from the ways that data sets write a binary attribute; None if it is none."""
+    """Convert the usual notations of a binary attribute to +1 or -1; None for other values."""
     if isinstance(value, bool):
         return 1 if value else -1
     text = str(value).strip().lower()
@@ -163,7 +163,7 @@ def _celeba_identities(path: Path, folder: str, found: LabelFiles) -> None:
 
 
 def _lfw_attributes(path: Path, folder: str, found: LabelFiles) -> None:
-    """Kumar et al.'s attribute scores: positive means present."""
+    """Read Kumar et al.'s attribute scores; positive means present."""
     with path.open(encoding="utf-8") as file:
         lines = [line.rstrip("\n").split("\t") for line in file if line.strip()]
     header = next(line for line in lines if "person" in line)
@@ -190,7 +190,7 @@ def _lfw_people(path: Path, folder: str, found: LabelFiles) -> None:
 
 
 def _image_folder(path: Path, folder: str, found: LabelFiles) -> None:
-    """Hugging Face's `metadata.csv`, `.jsonl` or `.parquet`, `file_name` relative to it."""
+    """Read Hugging Face's `metadata.csv`, `.jsonl` or `.parquet`; `file_name` is relative to it."""
     for row in _table_rows(path):
         name = str(row["file_name"])
         key = f"{folder}/{name}" if folder else name

@@ -1,8 +1,8 @@
-"""Every file below the inputs, once, in a fixed order, under a key of its own.
+"""List every file below the inputs once, in a fixed order, each with a unique key.
 
-Inputs ("roots") are folders or single files. Where there are several, each key begins with the
-root's own name, made unique; roots are sorted, so that their order on the command line, or in a
-list that another program wrote, makes no difference.
+Inputs ("roots") are folders or single files. If there are several, each key begins with the root's
+name, made unique. Roots are sorted, so their order on the command line or in a list from another
+program does not matter.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ class Root:
 
     path: Path
     real: Path
-    """With all links followed."""
+    """The path with all links followed."""
     name: str
-    """What keys below it begin with; empty for the only folder."""
+    """The prefix of keys below it; empty for a single folder."""
     is_file: bool
 
 
 @dataclass(frozen=True)
 class File:
-    """A file as it was listed; a folder that cannot be read counts as one."""
+    """A listed file; an unreadable folder also counts as one."""
 
     key: str
     path: Path
     size: int = 0
     status: str = ""
-    """Empty, or `skipped` or `failed`: not to be read, for this reason."""
+    """Empty, or `skipped` or `failed` if the file is not to be read, with a reason."""
     reason: str = ""
     is_picture: bool = False
     passes: bool = False
-    """Whether what made it fail may pass."""
+    """Whether the failure may be temporary."""
     root: str = ""
-    """The real path that it must not lead out of; empty: links are followed."""
+    """The real path that the file must lie inside; empty: links are followed."""
 
 
 @dataclass
@@ -55,20 +55,20 @@ class Listing:
 
     files: list[File] = field(default_factory=list)
     twice: int = 0
-    """Roots that lie in another one, or were named twice."""
+    """The number of roots that lie inside another one or were listed twice."""
     linked: list[Path] = field(default_factory=list)
-    """Real paths of the folders that links led to."""
+    """Real paths of folders reached through links."""
 
 
 def printable(name: str) -> str:
-    """A file name as text that parquet and JSON can hold: undecodable bytes become %XX."""
+    """Return a file name as text for parquet and JSON: undecodable bytes become %XX."""
     return "".join(
         f"%{ord(char) - 0xDC00:02X}" if 0xDC80 <= ord(char) <= 0xDCFF else char for char in name
     )
 
 
 def name_roots(paths: Sequence[Path]) -> list[Root]:
-    """The inputs without doubles, sorted by their real paths, each with a name of its own."""
+    """Return the inputs without duplicates, sorted by real path, each with a unique name."""
     real = sorted({path.resolve(): path for path in paths}.items(), key=lambda r: os.fsencode(r[0]))
     if len(real) == 1 and real[0][0].is_dir():
         return [Root(real[0][1], real[0][0], "", False)]
@@ -90,9 +90,9 @@ def name_roots(paths: Sequence[Path]) -> list[Root]:
 
 
 class Locator:
-    """Where the file lies that has some key below these inputs.
+    """Maps keys back to file paths below the inputs.
 
-    For keys that are file names as they are; of names that are not UTF-8 there is no way back.
+    This works for keys that are unchanged file names; names that are not UTF-8 cannot be recovered.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -101,7 +101,7 @@ class Locator:
         self._folders = {root.name: root.path for root in roots if not root.is_file}
 
     def __call__(self, key: str) -> Path:
-        """The path of a key."""
+        """Return the path of a key."""
         if key in self._files:
             return self._files[key]
         if "" in self._folders:
@@ -111,7 +111,7 @@ class Locator:
 
 
 def list_files(roots: Sequence[Root], follow_links: bool) -> Listing:
-    """Every file of every root.
+    """List every file of every root.
 
     Raises:
         DeidError: a root cannot be read.
@@ -120,15 +120,15 @@ def list_files(roots: Sequence[Root], follow_links: bool) -> Listing:
 
 
 class _Walk:
-    """Folders first as they lie on disk, then what links lead to, so that a file is listed once
-    and under its own path where it has one."""
+    """Walks folders on disk first and link targets afterwards, so that each file is listed once,
+    under its own path if it has one."""
 
     def __init__(self, roots: Sequence[Root], follow_links: bool) -> None:
         self._roots, self._follow = roots, follow_links
         self._inside = [root.real for root in roots]
         self._listing = Listing()
         self._seen: set[tuple[int, int]] = set()
-        """Device and inode of each folder that was, or will be, listed."""
+        """Device and inode of each folder that is or will be listed."""
         self._links: list[tuple[Path, str]] = []
 
     def run(self) -> Listing:
@@ -151,17 +151,17 @@ class _Walk:
                 files.append(file)
                 continue
             self._listing.twice += 1
-            if files[before].status and not file.status:  # hidden, but named
+            if files[before].status and not file.status:  # hidden, but listed by the user
                 old = files[before]
                 files[before] = File(
                     old.key, file.path, file.size, "", "", file.is_picture, root=file.root
                 )
-        for path, key in self._links:  # grows while it is walked
+        for path, key in self._links:  # grows during the walk
             files += self._linked(path, key)
         return self._listing
 
     def _is_seen(self, folder: Path) -> bool:
-        """Whether a folder was listed before; from now on it was."""
+        """Return whether a folder was listed before, and mark it as listed."""
         try:
             info = folder.stat()
         except OSError:
@@ -181,7 +181,7 @@ class _Walk:
             yield from self._tree(path, key + "/", "")
 
     def _tree(self, top: Path, prefix: str, root: str) -> Iterator[File]:
-        """Every file below a folder, each folder's files before its folders'."""
+        """Yield every file below a folder; each folder's files come before its subfolders."""
         stack: list[tuple[Path, str]] = [(top, prefix)]
         while stack:
             folder, prefix = stack.pop()
@@ -222,7 +222,7 @@ class _Walk:
                 folders.append((path, key + "/"))
 
     def _bounds(self, entry: os.DirEntry[str], root: str) -> str:
-        """The root that a file must not lead out of: of a link, the one that it leads into."""
+        """Return the root that a file must lie inside; for a link, the root it leads into."""
         if self._follow or not entry.is_symlink():
             return "" if self._follow else root
         target = Path(entry.path).resolve()
@@ -245,12 +245,12 @@ class _Walk:
 
 
 def _named(root: Root) -> File:
-    """A file that was named itself: neither a hidden one nor a link is anything to wonder at."""
+    """Return a file that the user listed; it may be hidden or a link."""
     return classify(root.path, root.name, str(root.real), named=True)
 
 
 def _unique_name(name: str, siblings: set[str]) -> str:
-    """`printable`, made different from the siblings' own names where it had to change."""
+    """Return `printable(name)`, made different from the siblings' names if it had to change."""
     shown = printable(name)
     while shown != name and shown in siblings:
         shown += "~"
@@ -258,11 +258,11 @@ def _unique_name(name: str, siblings: set[str]) -> str:
 
 
 def classify(path: Path, key: str, root: str, named: bool = False) -> File:
-    """What a file is, by its name, else by its first bytes.
+    """Classify a file by its name, else by its first bytes.
 
     Args:
         root: see `File.root`.
-        named: by the user, not found in a folder.
+        named: the user listed it; it was not found in a folder.
     """
     if path.name.startswith(".") and not named:
         return File(key, path, status="skipped", reason="hidden file")
@@ -281,7 +281,7 @@ def classify(path: Path, key: str, root: str, named: bool = False) -> File:
             head = file.read(32)
     except OSError as error:
         return File(key, path, 0, "failed", f"cannot be read: {error.strerror}", passes=True)
-    except Unreadable as error:  # what it is shows when it can be read
+    except Unreadable as error:  # reading it will show what it is
         return File(key, path, size, "", is_picture=error.passes, root=root)
     if is_postscript(head):
         return File(key, path, size, "failed", unread(Path("x.eps")))
@@ -289,12 +289,12 @@ def classify(path: Path, key: str, root: str, named: bool = False) -> File:
 
 
 def is_shard(file: File) -> bool:
-    """Whether a listed file is, by its name, parquet."""
+    """Return whether a listed file is parquet, by its name."""
     return file.status == "" and file.key.lower().endswith(".parquet")
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """A few names for a message."""
+    """Join a few names for a message."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

@@ -1,6 +1,6 @@
-"""The record of a run: checksums, dataset card, manifest.json. Its tables: see tables.py.
+"""The record of a run: checksums, dataset card, manifest.json. For its tables, see tables.py.
 
-manifest.json is written last; an output without it is not finished.
+manifest.json is written last; an output without it is unfinished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")
 
 
 def write_sums(out: Path, sums: list[tuple[str, str]]) -> None:
-    """SHA256SUMS of all that was published: (name, sha256)."""
+    """Write SHA256SUMS of everything published, from (name, sha256) pairs."""
     lines = []
     for name, sha256 in sorted(sums):
         escaped = escape_sum_name(name)
@@ -40,7 +40,7 @@ _PACKAGES = ("torch", "dlib-bin", "opencv-python-headless", "pillow", "pyarrow",
 
 
 def environment() -> dict[str, str]:
-    """Versions of what decides the pixels. Nothing that names the machine or its user."""
+    """Return versions of everything that affects the pixels; nothing identifies machine or user."""
     versions = {
         "python": platform.python_version(),
         "system": platform.system(),
@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
 
 
 def manifest_digest(record: dict[str, Any]) -> str:
-    """sha256 of a manifest's content, without itself, the two times, later scores, the seal."""
+    """Return the sha256 of a manifest without itself, the two times, later scores and the seal."""
     free = ("digest", "scores", "started", "finished", "seal_mac")
     values = {key: value for key, value in record.items() if key not in free}
     plain = json.loads(json.dumps(values, default=str))
@@ -63,10 +63,10 @@ def manifest_digest(record: dict[str, Any]) -> str:
 
 
 def write_manifest(out: Path, record: dict[str, Any], keys: Keys | None = None) -> None:
-    """Write manifest.json, the mark of a finished run.
+    """Write manifest.json, which marks a run as finished.
 
     Args:
-        keys: of a sealed run, whose manifest gets a MAC.
+        keys: the keys of a sealed run, whose manifest gets a MAC.
     """
     names = ["README.md", "SHA256SUMS", "metadata.parquet"]
     files = {name: file_sha256(out / name) for name in names}
@@ -78,12 +78,12 @@ def write_manifest(out: Path, record: dict[str, Any], keys: Keys | None = None) 
 
 
 def manifest_bytes(record: dict[str, Any]) -> bytes:
-    """manifest.json as it is written."""
+    """Return manifest.json's bytes as they are written."""
     return json.dumps(record, indent=2, default=str, ensure_ascii=False).encode() + b"\n"
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
-    """manifest.json of a finished run, or None where there is none."""
+    """Read manifest.json of a finished run; None if there is none."""
     try:
         record = json.loads((out / "manifest.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -102,12 +102,12 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
 
 
 def write_card(out: Path, source: Source, record: dict[str, Any], shards: Sequence[str]) -> None:
-    """README.md: a dataset card that tells Hugging Face's loader which files are data."""
+    """Write README.md, a dataset card that tells Hugging Face's loader which files are data."""
     write_atomic(out / "README.md", card(source, record, shards).encode(), scratch(out))
 
 
 def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
-    """The text of the dataset card."""
+    """Return the text of the dataset card."""
     lines = ["---", "configs:", *_configs(source, shards)]
     counts = record["counts"]
     gate = record["gate"]
@@ -153,13 +153,13 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
 
 
 def _configs(source: Source, shards: Sequence[str]) -> list[str]:
-    """What Hugging Face's loader is to read: of a mixed output the pictures alone, for it reads
-    one kind of files a repository."""
+    """Return the loader configuration for Hugging Face. For mixed outputs it only names the
+    pictures, because the loader reads one kind of files per repository."""
     if source.kind == "parquet":
         splits = _splits(shards)
     elif source.kind == "folder":
         splits = {"train": ["metadata.parquet", "images/**"]}
-    else:  # metadata.parquet has rows of both, and a reader of pictures would miss the others
+    else:  # metadata.parquet has rows of both, and a picture loader would miss the others
         splits = {"train": ["images/**"]}
     lines = ["- config_name: default", "  data_files:"]
     for split, paths in splits.items():
@@ -168,7 +168,7 @@ def _configs(source: Source, shards: Sequence[str]) -> list[str]:
 
 
 def _mixed_lines(source: Source) -> list[str]:
-    """How the other half of a mixed output is loaded."""
+    """Return how to load the other half of a mixed output."""
     if source.kind != "mixed":
         return []
     return [
@@ -184,7 +184,7 @@ def _published(record: dict[str, Any]) -> str:
 
 
 def _password_lines(record: dict[str, Any]) -> list[str]:
-    """What a reader of the card must know where a password opens the faces."""
+    """Return what the card's reader must know if a password can restore the faces."""
     lines = []
     if "password" in record:
         lines += [
@@ -200,7 +200,7 @@ def _password_lines(record: dict[str, Any]) -> list[str]:
 
 
 def _splits(shards: Sequence[str]) -> dict[str, list[str]]:
-    """Which parquet file belongs to which split, by the usual names."""
+    """Assign parquet files to splits, by common names."""
     splits: dict[str, list[str]] = {}
     for shard in shards:
         split = split_of(shard)

@@ -1,4 +1,4 @@
-"""What pictures are called below OUT/images."""
+"""Names of pictures below OUT/images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deidcli.data.listing import File
 
 
 class Names:
-    """Unique output names: the input's own, changed only where two would collide."""
+    """Unique output names: the input's own, changed only if two would collide."""
 
     def __init__(self, files: Sequence[File]) -> None:
         self._stems: dict[str, int] = {}
@@ -21,12 +21,12 @@ class Names:
         self._taken = {file.key for file in files if file.is_picture}
 
     def stem(self, key: str) -> str:
-        """`a/b` for `a/b.jpg`, or `a/b.jpg` where `a/b.png` exists too."""
+        """Return `a/b` for `a/b.jpg`, or `a/b.jpg` if `a/b.png` exists too."""
         stem = _stem(key)
         return stem if self._stems[stem] == 1 and stem not in self._taken else key
 
     def name(self, key: str) -> str:
-        """The key itself; `.png` is added where its own format is not written."""
+        """Return the key; `.png` is appended if deid does not write its format."""
         if os.path.splitext(key)[1].lower() in FORMAT_OF_EXTENSION:
             return key
         name = key + ".png"

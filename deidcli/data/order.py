@@ -1,8 +1,8 @@
-"""Published parquet files: what they are called, and in which order their rows stand.
+"""Names and row order of published parquet files.
 
-With `--names random` a file is named by its split and a number, and its rows stand in the order of
-their random names: neither the source's file names nor its order of rows can be read from them.
-Which rows shared a source file stays visible.
+With `--names random` a file is named by its split and a number, and its rows are sorted by their
+random names, so neither the source's file names nor its row order can be recovered. Which rows
+shared a source file stays visible.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ from deidcli.errors import DeidError
 
 BYTES_A_WRITE = 16 << 20
 ROWS_A_WRITE = 256
-"""A published row group has at most so many rows, or about so many bytes: they are in memory at
-once."""
+"""The limits of a published row group in rows and (about) bytes; it is in memory at once."""
 OPEN_FILES = 64
 _WORDS = {"test": ("test",), "validation": ("validation", "valid", "val", "dev")}
 
 
 def split_of(name: str) -> str:
-    """The split that a parquet file's name says, by the usual words; `train` where it says none."""
+    """Return the split in a parquet file's name, by common words; `train` if there is none."""
     words = re.split(r"[^a-z]+", name.rsplit("/", 1)[-1].lower())
     return next((split for split, known in _WORDS.items() if set(known) & set(words)), "train")
 
 
 def file_names(shards: Sequence[Shard], secret: bytes | None) -> dict[str, str]:
-    """Source file -> its published name below OUT/data.
+    """Map source files to their published names below OUT/data.
 
     Args:
-        secret: of the run, with `--names random`: then split and number alone are told, numbered
-            in an order that only the secret gives. None: the source's own names.
+        secret: the run's secret, with `--names random`: names then consist of split and number, in
+            an order that depends on the secret. None: the source's own names.
     """
     keys = list(dict.fromkeys(s.key for s in shards if isinstance(s, ParquetShard)))
     if secret is None:
@@ -64,10 +63,10 @@ Order = list[tuple[int, int]]
 
 
 def row_orders(journal: Journal, shards: Sequence[Shard], shuffled: bool) -> dict[str, Order]:
-    """Source file -> the order of its published rows.
+    """Map source files to the order of their published rows.
 
     Args:
-        shuffled: by their names, which are random; else as they stood in the source.
+        shuffled: order by the random names; else the source's order.
     """
     named: dict[str, list[tuple[str, int, int]]] = {}
     for shard in shards:
@@ -87,7 +86,7 @@ def merge(
 ) -> list[str]:  # fmt: skip
     """Join the staged rows of each source file into its published file.
 
-    A file that is there while staged rows are not was joined before.
+    If a file exists and its staged rows do not, it was joined before.
 
     Returns:
         The published files, relative to OUT.
@@ -98,7 +97,7 @@ def merge(
     for shard in shards:
         if isinstance(shard, ParquetShard):
             path = staging / staged_name(shard.index)
-            # A shard whose rows all failed for its file's sake has none staged.
+            # If all rows of a shard failed because of its file, none are staged.
             if path.exists() or journal.published_names(shard.index):
                 staged.setdefault(shard.key, []).append(path)
     found = []
@@ -116,10 +115,10 @@ def merge(
 
 
 def require_there(out: Path, name: str) -> None:
-    """The last look before a manifest says that a file was published.
+    """Check that a file exists before the manifest lists it as published.
 
     Raises:
-        DeidError: somebody removed it.
+        DeidError: it was removed.
     """
     if not (out / name).is_file():
         raise DeidError(

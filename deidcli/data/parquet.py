@@ -30,7 +30,7 @@ from deidcli.errors import DeidError
 from deidcli.faces.align import Box
 
 ROWS_A_SHARD = 64
-"""A shard is one or more whole row groups that together hold at least this many rows."""
+"""A shard is one or more whole row groups with at least this many rows in total."""
 ROWS_A_READ = 32
 """Rows held in memory at once."""
 NO_IMAGE = "no image column"
@@ -43,22 +43,22 @@ class NoPictures(DeidError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a file hold what."""
+    """The roles of a file's columns."""
 
     image: str
     is_struct: bool
     """struct<bytes, path> in either order (True), or plain binary."""
     labels: tuple[str, ...]
-    """CelebA's attributes among the columns."""
+    """The columns that are CelebA attributes."""
     identity: str | None
     partition: str | None
     names: tuple[str, ...] = ()
-    """All columns but the image's."""
+    """All columns except the image column."""
     published: tuple[str, ...] = ()
-    """Those of them that are published beside the picture."""
+    """The columns in `names` that are published beside the picture."""
     listed: tuple[str, ...] = ()
-    """Those of them that were asked for by name: their values are published as they are, of the
-    others only what a label or a split may be."""
+    """The columns in `published` that were requested by name. Their values are published unchanged;
+    of the others, only valid labels and splits are."""
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,28 @@ class ParquetShard:
     index: int
     path: str
     key: str
-    """Path of the file relative to the input."""
+    """The file's path relative to the input."""
     groups: tuple[int, ...]
     first_row: int
     rows: int
     layout: Layout
     root: str = ""
-    """The real path that the file must not lead out of; empty: links are followed."""
+    """The real path that the file must lie inside; empty: links are followed."""
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
-    """Key of a row -> faces that the user has marked (`--boxes FILE`)."""
+    """Row key -> faces that the user marked (`--boxes FILE`)."""
 
     def __len__(self) -> int:
         return self.rows
 
     def weight(self) -> int:
-        """About how much work it is, in rows."""
+        """The approximate amount of work, in rows."""
         return self.rows
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The rows in order, as (number of the first row in the file, batch).
+        """Yield the rows in order, as (number of the first row in the file, batch).
 
         Raises:
-            pa.ArrowException, OSError: the file is damaged from here on.
+            pa.ArrowException, OSError: the rest of the file is damaged.
         """
         row = self.first_row
         with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -99,10 +99,10 @@ class ParquetShard:
 
 
 def source_schema(shard: ParquetShard) -> pa.Schema:
-    """The schema of a shard's file.
+    """Return the schema of a shard's file.
 
     Raises:
-        Unreadable: the file is gone, or no longer one.
+        Unreadable: the file is gone, or no longer a regular file.
         pa.ArrowException: it is damaged.
     """
     require_regular(shard.path, shard.root)
@@ -114,7 +114,7 @@ def source_schema(shard: ParquetShard) -> pa.Schema:
 
 @dataclass(frozen=True)
 class FilePlan:
-    """A parquet file's layout and its cut into shards: (row groups, first row, rows)."""
+    """A parquet file's layout and its division into shards: (row groups, first row, rows)."""
 
     layout: Layout
     slices: tuple[tuple[tuple[int, ...], int, int], ...]
@@ -124,10 +124,10 @@ def plan_file(path: Path, wish: Wish = NO_WISH) -> FilePlan:
     """Read a parquet file's footer and its first rows.
 
     Args:
-        wish: what is published beside the picture.
+        wish: what to publish beside the picture.
 
     Raises:
-        DeidError: not parquet, cut short, or without an image column.
+        DeidError: the file is not parquet, is truncated, or has no image column.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -177,7 +177,7 @@ def _layout(file: pq.ParquetFile, wish: Wish) -> Layout:
 
 
 def _text_bytes(file: pq.ParquetFile, kinds: Mapping[str, pa.DataType]) -> dict[str, float]:
-    """Mean bytes a row of the columns that hold text, by the file's footer."""
+    """Return the mean bytes per row of text columns, from the file's footer."""
     sizes: dict[str, int] = {}
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
@@ -190,10 +190,10 @@ def _text_bytes(file: pq.ParquetFile, kinds: Mapping[str, pa.DataType]) -> dict[
 
 
 def published_schema(schema: pa.Schema, layout: Layout) -> pa.Schema:
-    """The schema of the published file, made anew: the picture, and the published columns.
+    """Build the schema of the published file: the picture and the published columns.
 
-    No metadata of the source's schema, of its fields or of their types is in it. Hugging Face's
-    features are those of the published columns; class names only of columns asked for by name.
+    It contains no metadata of the source's schema, fields or types. Hugging Face's features are
+    those of the published columns, with class names only for columns requested by name.
     """
     fields, features = [], {}
     declared = features_of(schema)
@@ -215,7 +215,7 @@ def published_schema(schema: pa.Schema, layout: Layout) -> pa.Schema:
 
 
 def _image_type(kind: pa.DataType) -> pa.DataType:
-    """`bytes` and `path` in the source's order, whatever else its struct has; or plain binary."""
+    """Return a struct of only `bytes` and `path`, in the source's order, or plain binary."""
     if not pa.types.is_struct(kind):
         return kind
     names = [kind.field(n).name for n in range(kind.num_fields)]
@@ -225,10 +225,10 @@ def _image_type(kind: pa.DataType) -> pa.DataType:
 
 
 def bare_type(kind: pa.DataType) -> pa.DataType:
-    """A type without metadata, dictionaries or names of extensions: what its values are."""
+    """Return a type without metadata, dictionaries or extension names."""
     if isinstance(kind, pa.BaseExtensionType):
         return bare_type(kind.storage_type)
-    if pa.types.is_dictionary(kind):  # its words may belong to rows that are withheld
+    if pa.types.is_dictionary(kind):  # its entries may belong to withheld rows
         return bare_type(kind.value_type)
     if pa.types.is_struct(kind):
         fields = [kind.field(n) for n in range(kind.num_fields)]
@@ -245,7 +245,7 @@ def bare_type(kind: pa.DataType) -> pa.DataType:
 def _class_label(
     name: str, kind: pa.DataType, declared: Any, layout: Layout
 ) -> dict[str, Any] | None:
-    """The class names of a column that was asked for by name, if it has any."""
+    """Return the class names of a column requested by name, if it has any."""
     names = declared.get("names") if isinstance(declared, dict) else None
     if name not in layout.listed or not pa.types.is_integer(kind) or not isinstance(names, list):
         return None
@@ -257,7 +257,7 @@ _FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
 def _feature(kind: pa.DataType) -> Any:
-    """What Hugging Face's loader is told of a type; None where it has no word for it."""
+    """Return Hugging Face's feature for a type; None if there is none."""
     if pa.types.is_struct(kind):
         parts = {kind.field(n).name: _feature(kind.field(n).type) for n in range(kind.num_fields)}
         return None if None in parts.values() or "_type" in parts else parts
@@ -271,8 +271,8 @@ def _feature(kind: pa.DataType) -> Any:
 
 
 def published_column(name: str, values: pa.ChunkedArray, layout: Layout) -> pa.ChunkedArray:
-    """A published column's values: as they are if it was asked for by name, else only those that
-    a label or a split may be where it is one."""
+    """Return a published column's values: unchanged if it was requested by name; else invalid
+    labels and splits are dropped."""
     plain = _plain_values(values)
     if name in layout.listed:
         return plain
@@ -303,7 +303,7 @@ def _plain_values(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def image_array(kind: pa.DataType, images: list[bytes], names: list[str | None]) -> pa.Array:
-    """Encoded pictures as an array of the image column's own type."""
+    """Return encoded pictures as an array of the image column's type."""
     if not pa.types.is_struct(kind):
         return pa.array(images, type=kind)
     values: dict[str, list[Any]] = {"bytes": list(images), "path": list(names)}
@@ -317,7 +317,7 @@ def image_array(kind: pa.DataType, images: list[bytes], names: list[str | None])
 
 @dataclass(frozen=True)
 class Summary:
-    """What the files of a run have in common."""
+    """The combined layout of a run's files."""
 
     labels: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
@@ -338,5 +338,5 @@ class Summary:
         )
 
     def columns(self) -> Columns:
-        """What is published of the columns, and what is not."""
+        """Return which columns are published and which are not."""
         return Columns.of(self.published, self.seen)

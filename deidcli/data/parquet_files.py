@@ -11,14 +11,14 @@ from deidcli.errors import DeidError
 
 
 class ParquetFiles:
-    """All of them, looked into once."""
+    """All parquet files, each inspected once."""
 
     def __init__(self, files: Sequence[File], has_pictures: bool, wish: Wish) -> None:
         self._wish = wish
         self.slices: list[tuple[File, tuple[int, ...], int, int, parquet.Layout]] = []
-        """File, its row groups, the first row, rows, layout: one a shard."""
+        """One entry per shard: file, row groups, first row, rows, layout."""
         self.keys: set[str] = set()
-        """Files that are read."""
+        """Keys of files that are read."""
         self.problems: dict[str, tuple[str, str]] = {}
         """Key -> status and reason of the others."""
         self.errors: list[tuple[str, DeidError]] = []
@@ -34,7 +34,7 @@ class ParquetFiles:
         try:
             plan = parquet.plan_file(file.path, self._wish)
         except parquet.NoPictures as error:
-            # Beside pictures it is a table about them; alone, it was meant to hold some.
+            # Beside pictures it is a table about them; alone, it was meant to contain some.
             is_table = has_pictures or file.path.name.lower() == "metadata.parquet"
             self.without += is_table
             self.problems[file.key] = ("skipped" if is_table else "failed", error.message)
@@ -53,7 +53,7 @@ class ParquetFiles:
         self.summary = self.summary.add(plan)
 
     def warnings(self, used: set[str]) -> list[str]:
-        """What the user should know about those that are not read.
+        """Return warnings about files that are not read.
 
         Args:
             used: keys of label files.
@@ -64,7 +64,7 @@ class ParquetFiles:
         return [f"{count} parquet files have no column of pictures: not read, not copied"]
 
     def shards(self, first: int) -> list[parquet.ParquetShard]:
-        """One shard a slice, numbered from `first`."""
+        """Return one shard per slice, numbered from `first`."""
         return [
             parquet.ParquetShard(
                 number, str(file.path), file.key, groups, row, rows, layout, file.root

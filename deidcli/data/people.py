@@ -1,4 +1,4 @@
-"""Does a name look like a person's? A guess, for warnings only: a false alarm costs a line."""
+"""Guess whether a name is a person's. For warnings only: a false alarm costs one line."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ video videos view village visit walk web wedding wednesday week weekend west win
 women work world year yes york zoo
 """
 _GIVEN = frozenset(_GIVEN_TEXT.split())
-"""Given names that are common somewhere."""
+"""Common given names from many places."""
 _NO_NAMES = frozenset(_NO_NAMES_TEXT.split())
-"""Usual words of folders' and files' names."""
+"""Common words in folder and file names."""
 
 
 def names_person(name: str) -> bool:
-    """Whether one part of a path looks like a person's name: `Jane Doe`, `jane_doe`, `Doe, Jane 3`.
+    """Return whether a path component looks like a name: `Jane Doe`, `jane_doe`, `Doe, Jane 3`.
 
-    Two to four words without digits, numbers at the end aside: each capitalized and none of them
-    a usual word of folders' names, or the first (or the last) a well-known given name.
+    It does if it has two to four words without digits (except numbers at the end), and either all
+    are capitalized and none is common in folder names, or the first (or last) is a well-known given
+    name.
     """
     stem, extension = os.path.splitext(name)
     if not re.fullmatch(r"\.[A-Za-z0-9]{2,7}", extension):
@@ -69,10 +70,10 @@ def names_person(name: str) -> bool:
 
 
 def has_given_name(name: str) -> bool:
-    """Whether one of its words is a well-known given name."""
+    """Return whether one of the name's words is a well-known given name."""
     return not _GIVEN.isdisjoint(re.split(r"[\W\d_]+", name.lower()))
 
 
 def names_people(key: str) -> bool:
-    """Whether any part of a path does."""
+    """Return whether any component of a path looks like a person's name."""
     return any(names_person(part) for part in key.split("/"))

@@ -1,7 +1,7 @@
-"""A Pillow picture to (H, W, 3) uint8 RGB, upright, strip by strip.
+"""Convert a Pillow picture to upright (H, W, 3) uint8 RGB, strip by strip.
 
-Pillow's own conversions of a whole picture hold its pixels two to four times over. Here memory
-holds what the decoder gave, the result, and one strip.
+Pillow's own conversions of a whole picture keep two to four copies of its pixels. Here memory holds
+the decoder's output, the result, and one strip.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _OTHER_COLORS = ("CMYK", "YCCK", "LAB", "HSV", "YCbCr")
 
 
 def to_rgb(picture: Pil.Image, notes: list[str]) -> Image:
-    """The pixels of a loaded picture, not turned.
+    """Return the pixels of a loaded picture, without applying its orientation.
 
     Args:
-        notes: what had to be converted is added.
+        notes: conversions are appended to it.
 
     Returns:
-        (H, W, 3) uint8 RGB, in sRGB where the picture brings a color profile.
+        (H, W, 3) uint8 RGB, converted to sRGB if the picture has a color profile.
     """
     pixels = np.empty((picture.height, picture.width, 3), dtype=np.uint8)
     mode = picture.mode
@@ -58,7 +58,7 @@ def to_rgb(picture: Pil.Image, notes: list[str]) -> Image:
 
 
 def turned(pixels: Image, orientation: int) -> Image:
-    """Pixels turned and mirrored as EXIF's orientation says, 1 to 8."""
+    """Rotate and flip pixels by an EXIF orientation, 1 to 8."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -69,10 +69,10 @@ def turned(pixels: Image, orientation: int) -> Image:
 
 
 def orientation(picture: Pil.Image) -> int:
-    """EXIF's orientation, 1 (upright) to 8."""
+    """Return the EXIF orientation, 1 (upright) to 8."""
     try:
         value = picture.getexif().get(0x0112, 1)
-    except Exception:  # broken EXIF must not cost the picture
+    except Exception:  # broken EXIF must not lose the picture
         return 1
     return value if value in range(2, 9) else 1
 
@@ -84,11 +84,11 @@ def _strips(picture: Pil.Image) -> Iterator[tuple[slice, Pil.Image]]:
 
 
 _Strip = Callable[[Pil.Image], tuple[Pil.Image, bool]]
-"""A strip to RGB, and whether anything showed through it."""
+"""Converts a strip to RGB and returns whether any of it was transparent."""
 
 
 def _converter(picture: Pil.Image, notes: list[str]) -> tuple[_Strip, bool]:
-    """How strips become RGB, and whether a CMYK profile is in that already."""
+    """Return the strip converter, and whether it already applies a CMYK profile."""
     mode = picture.mode
     if mode == "RGB" and "transparency" not in picture.info:
         return lambda strip: (strip, False), False
@@ -116,8 +116,8 @@ def _over_white(strip: Pil.Image) -> tuple[Pil.Image, bool]:
 
 
 def _transform(picture: Pil.Image, mode: str) -> Any:
-    """From the picture's color profile to sRGB; None where there is nothing to convert, or the
-    profile is broken or of another color space."""
+    """Return the transform from the picture's color profile to sRGB; None if there is nothing to
+    convert or the profile is broken or for another color space."""
     profile = picture.info.get("icc_profile")
     if not profile or b"sRGB" in profile:
         return None
@@ -129,7 +129,7 @@ def _transform(picture: Pil.Image, mode: str) -> Any:
 
 
 def _range(picture: Pil.Image) -> tuple[float, float, bool]:
-    """Least value (at most 0) and greatest (at least 0), and whether all are whole numbers."""
+    """Return minimum (at most 0), maximum (at least 0), and whether all values are integers."""
     low = high = 0.0
     whole = True
     for _, strip in _strips(picture):
@@ -141,7 +141,7 @@ def _range(picture: Pil.Image) -> tuple[float, float, bool]:
 
 
 def _scaled(samples: NDArray[Any], low: float, high: float, whole: bool) -> NDArray[np.uint8]:
-    """Gray samples of any depth to uint8: 16-bit by 257, others by their own range."""
+    """Convert gray samples of any depth to uint8: 16-bit divided by 257, others by their range."""
     values = np.nan_to_num(samples.astype(np.float32), posinf=0, neginf=0)
     if low == 0 and high <= 65535 and whole:
         scaled = values / 257.0

@@ -1,7 +1,7 @@
-"""Read the pictures of a finished output, and write them again, restored, into another folder.
+"""Read the pictures of a finished output.
 
-What is read was published, so it may have passed through other hands: names are kept inside of
-both folders, and a picture that cannot be read is an entry, not an exception.
+A published output may have been modified by others, so names must stay inside the folder, and an
+unreadable picture is an entry, not an exception.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Picture:
     name: str
     """Its `file_name` in metadata.parquet."""
     meta: dict[str, Any]
-    """Its row there."""
+    """Its row in metadata.parquet."""
     data: bytes = b""
     problem: str = ""
-    """Why it has no bytes."""
+    """The reason if it has no bytes."""
     row: pa.RecordBatch | None = None
-    """Parquet: the published row, one row long."""
+    """For parquet: the published row, as a batch of one row."""
     layout: parquet.Layout | None = None
     schema: pa.Schema | None = None
-    """Parquet: of the published file."""
+    """For parquet: the schema of the published file."""
 
     @property
     def faces(self) -> list[dict[str, Any]]:
-        """As metadata.parquet has them."""
+        """The faces listed in metadata.parquet."""
         return list(self.meta["faces"] or [])
 
 
@@ -48,14 +48,14 @@ class Picture:
 
 
 def read_metadata(out: Path) -> pa.Table:
-    """metadata.parquet.
+    """Read metadata.parquet.
 
     Raises:
-        DeidError: damaged, or not written by deid.
+        DeidError: the file is damaged, or not written by deid.
     """
     try:
         table = pq.read_table(out / "metadata.parquet")
-        table.validate(full=True)  # text that is no UTF-8 would raise later, row by row
+        table.validate(full=True)  # text that is not UTF-8 would raise later, row by row
         names = set(table.schema.names)
         parts = _face_fields(table.schema.field("faces").type) if "faces" in names else set()
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -75,8 +75,8 @@ def _face_fields(kind: pa.DataType) -> set[str]:
 
 
 def read_pictures(out: Path) -> Iterator[Picture]:
-    """Every published picture: the rows of parquet files, file by file, then files in
-    metadata.parquet's order."""
+    """Yield every published picture: rows of parquet files, file by file, then picture files in the
+    order of metadata.parquet."""
     table = read_metadata(out)
     yield from _from_parquet(out, table)
     for batch in table.to_batches(256):
@@ -92,9 +92,9 @@ def read_pictures(out: Path) -> Iterator[Picture]:
 
 
 def read_named(out: Path, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-    """Some published pictures and their bytes, in no order; None where one cannot be read.
+    """Yield some published pictures and their bytes, unordered; None for unreadable ones.
 
-    Of parquet files only the row groups that hold one of them are read.
+    Only row groups that contain one of them are read from parquet files.
     """
     rows: dict[str, dict[int, str]] = {}
     for name in names:
@@ -118,7 +118,7 @@ def read_named(out: Path, names: Collection[str]) -> Iterator[tuple[str, bytes |
 
 
 def _pictures_of(path: Path, wanted: Collection[int]) -> Iterator[tuple[int, bytes | None]]:
-    """The bytes of some rows' pictures."""
+    """Yield the picture bytes of some rows."""
     column = parquet.plan_file(path).layout.image
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
         first = 0
@@ -134,12 +134,12 @@ def _pictures_of(path: Path, wanted: Collection[int]) -> Iterator[tuple[int, byt
 
 
 def is_row(name: str) -> bool:
-    """Whether a `file_name` of metadata.parquet is that of a row of a published parquet file."""
+    """Return whether a `file_name` of metadata.parquet names a row of a parquet file."""
     return name.startswith("data/")
 
 
 def inside(root: Path, name: str, folder: str) -> Path:
-    """A path below `root/folder`, also where links lie on the way.
+    """Return a path that is below `root/folder` even after following links.
 
     Raises:
         OSError: the name leads elsewhere.

@@ -1,4 +1,4 @@
-"""Bytes of input files, and nothing but files: what was listed may be something else by now."""
+"""Read input files, and only regular files: a listed path may have changed since."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 LARGEST_FILE = 2 << 30
 """Bytes; larger files are withheld unread."""
 BLOCK = 4096
-"""Bytes at the head, in the middle and at the tail of a file that its print is made of."""
+"""Bytes at the head, middle and tail of a file that go into its print."""
 
 
 class Unreadable(Exception):
-    """A file that cannot be read now. The text says why, in words that name no path.
+    """A file that cannot be read now. The text says why without naming a path.
 
-    `passes` says that the same command may well succeed later.
+    `passes` says that the same command may succeed later.
     """
 
     def __init__(self, reason: str, passes: bool = True) -> None:
@@ -26,14 +26,14 @@ class Unreadable(Exception):
 
 
 def open_regular(path: str | Path, root: str = "") -> int:
-    """A file descriptor of a regular file, opened without waiting for anybody.
+    """Open a regular file without blocking and return its file descriptor.
 
     Args:
-        root: the real path of the folder or file that it must not lead out of; empty: links may
-            lead anywhere.
+        root: the real path of the folder or file that it must lie inside; empty: links may lead
+            anywhere.
 
     Raises:
-        Unreadable: gone, not permitted, a pipe or device, or a link out of the input.
+        Unreadable: the file is gone, not permitted, a pipe or device, or a link out of the input.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -52,7 +52,7 @@ def open_regular(path: str | Path, root: str = "") -> int:
 
 
 def _require_inside(path: str | Path, root: str, info: os.stat_result) -> None:
-    """The opened file itself must lie inside: its name may lead elsewhere a moment later."""
+    """Check that the opened file itself lies inside root; its name may later lead elsewhere."""
     real = os.path.realpath(path)
     inside = real == root or real.startswith(root.rstrip("/") + "/")
     try:
@@ -65,19 +65,19 @@ def _require_inside(path: str | Path, root: str, info: os.stat_result) -> None:
 
 
 def require_regular(path: str | Path, root: str = "") -> None:
-    """The checks of `open_regular`, for readers that take a path.
+    """Run the checks of `open_regular`, for readers that take a path.
 
     Raises:
-        Unreadable: as there.
+        Unreadable: as for `open_regular`.
     """
     os.close(open_regular(path, root))
 
 
 def read_regular(path: str | Path, root: str = "") -> bytes:
-    """All bytes of a regular file.
+    """Return all bytes of a regular file.
 
     Raises:
-        Unreadable: see `open_regular`; or larger than LARGEST_FILE, or than memory.
+        Unreadable: see `open_regular`; also if larger than LARGEST_FILE or memory.
     """
     with open(open_regular(path, root), "rb", buffering=0) as file:
         try:
@@ -91,13 +91,13 @@ def read_regular(path: str | Path, root: str = "") -> bytes:
 
 
 def data_print(data: bytes) -> str:
-    """What tells a file's content from another's of the same size, with little reading: 32 hex
-    digits of its size and of 4 KiB at its head, in its middle and at its tail."""
+    """Return a cheap fingerprint of a file's content: 32 hex digits from its size and 4 KiB each at
+    its head, middle and tail."""
     return _print(len(data), lambda start: data[start : start + BLOCK])
 
 
 def file_print(path: str | Path) -> str:
-    """`data_print` of a file, of which three blocks are read; empty where it cannot be read."""
+    """Return `data_print` of a file, reading only three blocks; empty if it cannot be read."""
     try:
         descriptor = open_regular(path)
     except Unreadable:

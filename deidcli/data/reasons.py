@@ -1,7 +1,7 @@
-"""Why an input was withheld, in the words that may be published.
+"""Reasons for withholding an input, in a form that may be published.
 
-A reason is words of ours, then perhaps a colon and what a library said: those may quote the file.
-The whole stands in OUT.private; manifest.json has our words, and only those listed here.
+A reason is our own text, possibly followed by a colon and a library's message, which may quote the
+file. OUT.private has all of it; manifest.json has only our text, and only if it is listed here.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ REASONS = frozenset(
     }
 )
 _SYSTEM = frozenset(os.strerror(number) for number in errno.errorcode)
-"""What the operating system says of a file: words that hold nothing of it."""
+"""The operating system's messages about files; they contain nothing of the file."""
 
 
 def published_reason(reason: str) -> str:
-    """A reason as manifest.json may have it."""
+    """Return the part of a reason that manifest.json may contain."""
     if reason in REASONS:
         return reason
     words, _, detail = reason.partition(": ")

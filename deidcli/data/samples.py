@@ -1,4 +1,4 @@
-"""One input after another from a shard of either kind, with its bytes or why it has none."""
+"""Read the inputs of a shard one by one, each with its bytes or the reason it has none."""
 
 from __future__ import annotations
 
@@ -40,36 +40,36 @@ class Sample:
     """One input."""
 
     key: str
-    """Unique: relative path, and for parquet `path#row`."""
+    """A unique key: the relative path, for parquet `path#row`."""
     data: bytes = b""
     status: str = ""
-    """Empty: to be de-identified. Otherwise `skipped` or `failed`, with a reason."""
+    """Empty if it is to be de-identified; otherwise `skipped` or `failed`, with a reason."""
     reason: str = ""
     passes: bool = False
-    """Whether what made it fail may pass, so that the same command tries it again."""
+    """Whether the failure may be temporary, so that the same command retries it."""
     print: str = ""
-    """What the content is told by on a later run, see `reading.data_print`: of the picture, or of
-    the parquet file that the row is in."""
+    """The content fingerprint for later runs (`reading.data_print`), of the picture or of the row's
+    parquet file."""
     name: str = ""
     """Output name of the frame (below `images/`, or the `path` in parquet)."""
     stem: str = ""
     """Output name of crops, without `_0.png`."""
     format: Format | None = None
-    """What is written under `name`; None: the format that the bytes are in."""
+    """The format to write under `name`; None: the source's format."""
     labels: Labels = field(default_factory=dict)
     partition: str | None = None
     identity: str | None = None
     boxes: tuple[Box, ...] = ()
-    """Faces that the user has marked, in pixels of the upright picture."""
+    """Faces that the user marked, in pixels of the upright picture."""
     row: pa.RecordBatch | None = None
-    """Parquet: the whole row, one row long."""
+    """For parquet: the whole row, as a batch of one row."""
 
 
 def read_samples(shard: Shard, secret: bytes | None) -> Iterator[Sample]:
-    """The inputs of a shard, in order.
+    """Yield the inputs of a shard, in order.
 
     Args:
-        secret: with `--names random`, the key that names are derived with; else None.
+        secret: with `--names random`, the key from which names are derived; else None.
     """
     if isinstance(shard, FolderShard):
         for item in shard.items:
@@ -79,7 +79,7 @@ def read_samples(shard: Shard, secret: bytes | None) -> Iterator[Sample]:
 
 
 def random_name(key: str, secret: bytes) -> str:
-    """16 hex digits that cannot be traced to the key without the secret."""
+    """Return 16 hex digits that cannot be linked to the key without the secret."""
     return hmac.new(secret, key.encode(), hashlib.sha256).hexdigest()[:16]
 
 
@@ -119,7 +119,7 @@ def _read_rows(shard: ParquetShard, secret: bytes | None) -> Iterator[Sample]:
                 row = batch.slice(offset, 1)
                 try:
                     sample = replace(_row_sample(shard, first + offset, row, secret), print=told)
-                except Exception as error:  # such as text that is no UTF-8
+                except Exception as error:  # such as text that is not UTF-8
                     key = f"{shard.key}#{first + offset}"
                     reason = f"row cannot be read: {type(error).__name__}"
                     sample = Sample(key, status="failed", reason=reason, print=told)
@@ -135,14 +135,14 @@ def _read_rows(shard: ParquetShard, secret: bytes | None) -> Iterator[Sample]:
 def failed_rows(
     shard: ParquetShard, reason: str, read: int = 0, passes: bool = False
 ) -> Iterator[Sample]:
-    """The rows of a shard from the one after `read` others on, all failed."""
+    """Yield all rows of a shard after the first `read` ones as failed."""
     told = file_print(shard.path)
     for number in range(shard.first_row + read, shard.first_row + shard.rows):
         yield Sample(f"{shard.key}#{number}", b"", "failed", reason, passes, told)
 
 
 def listed_print(item: Item) -> str:
-    """The print of a file that is not read as a picture, but whose labels were."""
+    """Return the print of a file that was read for its labels, not as a picture."""
     return file_print(item.path) if item.reason == LABEL_FILE else ""
 
 
@@ -181,7 +181,7 @@ def _text(row: pa.RecordBatch, column: str | None) -> str | None:
 
 
 def _safe_stem(path: str | None, number: int) -> str:
-    """The base name of a row's `path` without extension: never a folder, never `..`."""
+    """Return the base name of a row's `path` without extension; never a folder or `..`."""
     base = printable((path or "").replace("\\", "/").rsplit("/", 1)[-1]).replace("\0", "")
     stem = os.path.splitext(base)[0].strip(". ")
     return stem or f"{number:08d}"

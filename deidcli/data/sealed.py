@@ -1,7 +1,7 @@
-"""The file of a sealed run: OUT/sealed/faces.parquet, one row a published picture.
+"""The file of a sealed run: OUT/sealed/faces.parquet, one row per published picture.
 
-A shard's rows wait in OUT.private/staging, one row group a picture, until the run is finished and
-they are joined. Rows stand in the order of metadata.parquet.
+A shard's rows are staged in OUT.private/staging, one row group per picture, and joined when the run
+finishes. Rows are in the order of metadata.parquet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deidcli.data.sink import AtomicParquet, Result, Sink, Written, scratch, wri
 FILE = "sealed/faces.parquet"
 """Relative to OUT."""
 BYTES_A_WRITE = 8 << 20
-"""Sealed bytes a row group holds, about: what a reader needs in memory at once."""
+"""Approximate sealed bytes per row group, which a reader needs in memory at once."""
 OPEN_FILES = 64
 
 SCHEMA = pa.schema(
@@ -47,26 +47,26 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Staged:
-    """Where a published picture's sealed row waits."""
+    """The location of a published picture's staged sealed row."""
 
     file_name: str
-    """As in metadata.parquet."""
+    """The name in metadata.parquet."""
     shard: int
     row: int
 
 
 def staged_name(shard: int) -> str:
-    """The staging file of a shard's sealed rows."""
+    """Return the name of the staging file of a shard's sealed rows."""
     return f"sealed-{shard:06d}.parquet"
 
 
 def is_kept(journal: Journal, shard: int) -> bool:
-    """Whether a finished shard's sealed rows are still there, staged or joined."""
+    """Return whether a finished shard's sealed rows still exist, staged or joined."""
     return (journal.staging / staged_name(shard)).exists() or (journal.out / FILE).exists()
 
 
 class SealingSink:
-    """Another sink, and beside it the sealed rows of what it wrote."""
+    """A sink that wraps another one and also writes the sealed rows of its pictures."""
 
     def __init__(self, sink: Sink, shard: int, staging: Path) -> None:
         self._sink = sink
@@ -97,8 +97,8 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 def merge(out: Path, places: Sequence[Staged], shards: int) -> None:
     """Join the staged rows of all shards into OUT/sealed/faces.parquet, in the order of `places`.
 
-    Where the file is there and staged rows are not, it was joined before; shards that were made
-    again since gave the same bytes.
+    If the file exists and staged rows do not, they were joined before; shards processed again since
+    then gave the same bytes.
     """
     staging = Journal(out).staging
     staged = [staging / staged_name(shard) for shard in range(shards)]
@@ -128,7 +128,7 @@ def merge(out: Path, places: Sequence[Staged], shards: int) -> None:
 
 
 class SealedRows:
-    """Rows of a sealed file by file name, one row group in memory."""
+    """Access to rows of a sealed file by file name, with one row group in memory."""
 
     def __init__(self, out: Path) -> None:
         self._file = pq.ParquetFile(out / FILE, pre_buffer=False)
@@ -142,10 +142,10 @@ class SealedRows:
         self._table = SCHEMA.empty_table()
 
     def faces(self, name: str) -> list[SealedFace]:
-        """The sealed faces of a published picture.
+        """Return the sealed faces of a published picture.
 
         Raises:
-            KeyError: it has no row.
+            KeyError: the picture has no row.
         """
         number = self._row[name]
         group = bisect_right(self._starts, number) - 1
@@ -156,7 +156,7 @@ class SealedRows:
 
 
 def count_faces(out: Path) -> dict[str, int]:
-    """File name -> number of sealed faces, without reading the pixels."""
+    """Map file names to their number of sealed faces, without reading the pixels."""
     with pq.ParquetFile(out / FILE) as file:
         table = file.read(columns=["file_name", "faces.list.element.nonce"])
     return {row["file_name"]: len(row["faces"]) for row in table.to_pylist()}

@@ -33,14 +33,14 @@ class FaceRecord:
     method: str
     gate_distance: float | None
     nonce: str | None = None
-    """Hex; what the face's bits are made of, beside the password. Only where a method needs one."""
+    """As hex; the face's bits are derived from it and the password, if the method needs one."""
     fitted: bool = True
-    """Whether it has landmarks; without any it was blacked out by its box."""
+    """Whether the face has landmarks; without them it was blacked out by its box."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A place in a picture that may be a face and was left as it is. Never published."""
+    """A place in a picture that may be a face and was left unchanged. Never published."""
 
     box: tuple[float, float, float, float]
     score: float
@@ -61,7 +61,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one input."""
+    """The result for one input."""
 
     sample: Sample
     status: str
@@ -72,27 +72,27 @@ class Result:
     faces: int = 0
     """Faces found, published or not."""
     covered: int = 0
-    """Those of them without landmarks, which were blacked out instead of going to the method."""
+    """Faces without landmarks, which were blacked out instead of passed to the method."""
     doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)
 class Written:
-    """A published picture as the journal knows it."""
+    """A published picture as recorded in the journal."""
 
     output: Output
-    """Without its bytes, sealed ones included."""
+    """The output without its bytes, including the sealed ones."""
     sha256: str
 
     @classmethod
     def of(cls, output: Output) -> Written:
-        """What is kept of a picture that was written."""
+        """Return the record of a picture that was written."""
         digest = hashlib.sha256(output.data).hexdigest()
         return cls(dataclasses.replace(output, data=b"", sealed=()), digest)
 
 
 class Unwritable(Exception):
-    """One picture cannot be written; the others can. The text says why, as reasons.py has it."""
+    """One picture cannot be written, others can. The text gives the reason, see reasons.py."""
 
 
 _OF_THE_NAME = (
@@ -102,7 +102,7 @@ _OF_THE_NAME = (
 
 
 class Sink(Protocol):
-    """Where a shard's results go."""
+    """The destination of a shard's results."""
 
     def write(self, result: Result) -> tuple[Written, ...]: ...
 
@@ -111,7 +111,7 @@ class Sink(Protocol):
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Turn the errors of a disk that is full or not writable into one line for the user."""
+    """Convert errors of a full or read-only disk into one line for the user."""
     try:
         yield
     except OSError as error:
@@ -128,7 +128,7 @@ def writing() -> Iterator[None]:
 
 
 def scratch(root: Path) -> Path:
-    """The folder of unfinished files below an output folder; gone once a run is finished."""
+    """Return the folder of unfinished files below an output folder; finished runs remove it."""
     return root / ".incomplete"
 
 
@@ -138,12 +138,12 @@ def _fsync(file: IO[bytes]) -> None:
 
 
 SAME_TIME = 946684800
-"""Modification time of what is published with `--names random` (2000-01-01): theirs would tell in
-which order they were made, and so the order of the source."""
+"""Modification time of files published with `--names random` (2000-01-01). The real times would
+reveal the order in which they were written, and so the order of the source."""
 
 
 def write_atomic(path: Path, data: bytes, temporary: Path, time: int | None = None) -> None:
-    """Write a file so that at any moment it is either whole or not there.
+    """Write a file atomically: at any moment it is either complete or absent.
 
     Args:
         temporary: a folder on the same file system.
@@ -178,7 +178,7 @@ class FolderSink:
     def __init__(
         self, out: Path, same_time: bool, note: Callable[[list[str]], None] = lambda names: None
     ) -> None:
-        """`note` is told the names, relative to OUT, of what is written next."""
+        """Create the sink; `note` is called with the names, relative to OUT, of the next files."""
         self._note = note
         self._images = out / "images"
         self._scratch = scratch(out)
@@ -208,8 +208,8 @@ class FolderSink:
 
 
 class ParquetSink:
-    """Rows of one shard, a row group each, into a staging file: `order.merge` reads them in any
-    order and puts them together later."""
+    """Writes the rows of one shard to a staging file, one row group each, so that `order.merge` can
+    later read and join them in any order."""
 
     def __init__(self, shard: parquet.ParquetShard, staging: Path) -> None:
         schema = parquet.published_schema(parquet.source_schema(shard), shard.layout)
@@ -244,13 +244,13 @@ class ParquetSink:
 
 
 def staged_name(index: int) -> str:
-    """The staging file of a shard."""
+    """Return the name of a shard's staging file."""
     return f"{index:06d}.parquet"
 
 
 @dataclass
 class AtomicParquet:
-    """A parquet file that appears under its name only when it is whole."""
+    """A parquet file that appears under its name only when it is complete."""
 
     path: Path
     schema: pa.Schema

@@ -1,7 +1,7 @@
-"""Where pictures come from: folders of any depth, parquet shards, single pictures.
+"""The inputs: folders of any depth, parquet files, single pictures.
 
-`open_source` lists every input once, in a fixed order, and cuts the list into shards: slices of
-the listed pictures, or row groups of a parquet file. A shard is pickled to whoever works on it.
+`open_source` lists every input once, in a fixed order, and divides the list into shards: slices of
+the listed pictures, or row groups of a parquet file. Shards are pickled and sent to workers.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from deidcli.faces.align import Box
 
 Kind = Literal["folder", "parquet", "mixed"]
 LABEL_FILE = "label file"
-"""Why a file is skipped whose labels were read."""
+"""The reason for skipping a file whose labels were read."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file that is no parquet file."""
+    """One input file that is not parquet."""
 
     key: str
-    """Path relative to the input, `/` between its parts, printable."""
+    """Path relative to the input, with `/` as separator, printable."""
     path: str
     status: str = ""
-    """Empty: a picture to be read. Otherwise `skipped` or `failed`, decided while listing."""
+    """Empty for a picture to be read; otherwise `skipped` or `failed`, decided while listing."""
     reason: str = ""
     passes: bool = False
-    """Whether what made it fail may pass."""
+    """Whether the failure may be temporary."""
     stem: str = ""
     """Output name of its crops below `images/`, without `_0.png`; unique."""
     name: str = ""
@@ -63,11 +63,11 @@ class Item:
     size: int = 0
     """Bytes."""
     boxes: tuple[Box, ...] = ()
-    """Faces that the user has marked (`--boxes`)."""
+    """Faces that the user marked (`--boxes`)."""
     root: str = ""
-    """The real path that it must not lead out of; empty: links are followed."""
+    """The real path that the file must lie inside; empty: links are followed."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the columns that were asked for, see `Source.fields`."""
+    """Values of the requested columns, see `Source.fields`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FolderShard:
         return len(self.items)
 
     def weight(self) -> int:
-        """About how much work it is, in bytes."""
+        """The approximate amount of work, in bytes."""
         return sum(item.size for item in self.items)
 
 
@@ -90,32 +90,32 @@ Shard = FolderShard | parquet.ParquetShard
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that was found at the inputs, before any picture is opened."""
+    """Everything found in the inputs before any picture is opened."""
 
     kind: Kind
     root: Path
     """The first input."""
     shards: tuple[Shard, ...]
     total: int
-    """Inputs: files, or rows (an unreadable parquet file is one input)."""
+    """Number of inputs: files, or rows (an unreadable parquet file is one input)."""
     signature: str
-    """Changes when a file is added, removed or renamed, or a parquet file is cut otherwise. What
-    the files hold is told by their prints, shard by shard: see `resume`."""
+    """Changes when a file is added, removed or renamed, or a parquet file is divided differently.
+    Changed contents are detected by the files' prints, shard by shard: see `resume`."""
     warnings: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
     """Attributes that at least one input has a label for, sorted."""
     has_partition: bool = False
     names_people: bool = False
-    """Folders or files are named after people, as it seems."""
+    """Whether folders or files seem to be named after people."""
     has_identity: bool = False
     private_warnings: tuple[str, ...] = ()
     """Warnings that name files: shown to the user, never published."""
     roots: tuple[Path, ...] = ()
-    """All inputs, without doubles, in the order of their keys."""
+    """All inputs without duplicates, in the order of their keys."""
     linked: tuple[Path, ...] = ()
-    """Real paths of folders outside that links led to (--follow-links)."""
+    """Real paths of outside folders reached through links (--follow-links)."""
     columns: Columns = NO_COLUMNS
-    """What is published of the inputs' columns."""
+    """Which of the inputs' columns are published."""
     fields: tuple[tuple[str, pa.DataType], ...] = ()
     """The columns of folders' tables that are published in metadata.parquet."""
 
@@ -133,17 +133,17 @@ class Source:
 def open_source(
     roots: Path | Sequence[Path], follow_links: bool = False, wish: Wish = NO_WISH
 ) -> Source:
-    """List the inputs: pictures and parquet files, in folders of any depth or named one by one.
+    """List the inputs: pictures and parquet files, in folders of any depth or listed singly.
 
     Args:
-        roots: one or several folders or files. Where there are several, keys begin with a root's
-            own name, made unique; what is named twice is listed once.
+        roots: one or several folders or files. If there are several, keys begin with a root's name,
+            made unique; duplicates are listed once.
         wish: which columns are published beside the pictures.
 
     Raises:
-        UsageError: no input has a column that was asked for.
-        DeidError: one of them is not there, cannot be read or is nothing that holds pictures, or
-            there is no picture in any.
+        UsageError: no input has a requested column.
+        DeidError: an input does not exist, cannot be read or is not something that contains
+            pictures, or there is no picture in any.
     """
     given = [roots] if isinstance(roots, Path) else list(roots)
     if not given:
@@ -161,7 +161,7 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.+)")
 
 
 def _check_root(path: Path) -> None:
-    """Refuse what is no input at all, before anything is listed."""
+    """Refuse invalid inputs before anything is listed."""
     address = _ADDRESS.fullmatch(str(path))
     if address and not path.exists():
         raise DeidError(
@@ -184,7 +184,7 @@ def _source(
     said: list[str],
     wish: Wish,
 ) -> Source:
-    """What the listed files are: pictures, parquet shards, or both."""
+    """Build the source from the listed files: pictures, parquet shards, or both."""
     has_pictures = any(f.is_picture and f.status == "" for f in files)
     tables = ParquetFiles([f for f in files if is_shard(f)], has_pictures, wish)
     others = [f for f in files if f.key not in tables.keys]
@@ -234,7 +234,7 @@ def _names_people(items: Sequence[Item], tables: ParquetFiles) -> bool:
 def _columns(
     items: Sequence[Item], files: LabelFiles, tables: ParquetFiles, table: Table, wish: Wish
 ) -> Columns:
-    """What is published of all columns: of label files, of other tables, of parquet files."""
+    """Return the published columns of label files, other tables and parquet files."""
     labels = sorted({name for item in items for name in item.labels})
     kept = [name for name in labels if wish.labels is None or name in wish.labels]
     if any(item.partition for item in items):
@@ -244,7 +244,7 @@ def _columns(
 
 
 def _refuse(roots: Sequence[Root], files: Sequence[File], tables: ParquetFiles) -> None:
-    """Say why there is nothing to do; return only where an input failed and can be listed."""
+    """Raise if there is nothing to do; return only if an input failed and can be listed."""
     only, shown = len(roots) == 1, printable(str(roots[0].path))
     if tables.errors:
         key, first = tables.errors[0]
@@ -280,8 +280,8 @@ def _signature(files: Sequence[File], tables: ParquetFiles) -> str:
 
 
 def content_signature(source: Source) -> str:
-    """As `Source.signature`, and it changes when what a file holds does: see
-    `reading.data_print`. Opens every file."""
+    """Return a signature like `Source.signature` that also changes with the files' contents (see
+    `reading.data_print`). It opens every file."""
     digest = hashlib.sha256(source.signature.encode())
     for path in dict.fromkeys(_paths(source)):
         digest.update(f"{file_print(path)}\n".encode())
@@ -300,7 +300,7 @@ def _paths(source: Source) -> Iterator[str]:
 
 
 def shard_size(inputs: int) -> int:
-    """Inputs a shard: few enough to spread and to resume, the same for every worker count."""
+    """Return the inputs per shard: few enough to distribute and resume, for any worker count."""
     return max(2, min(64, inputs // 64))
 
 

@@ -1,4 +1,4 @@
-"""SHA256SUMS, as `sha256sum -c` reads it."""
+"""Read and write SHA256SUMS as `sha256sum -c` expects it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 
 
 def escape_sum_name(name: str) -> str:
-    """A file name as `sha256sum` writes it."""
+    """Escape a file name as `sha256sum` does."""
     return name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def unescape_sum_name(text: str) -> str:
-    """The inverse of `escape_sum_name`."""
+    """Undo `escape_sum_name`."""
     back = {"\\n": "\n", "\\r": "\r", "\\\\": "\\"}
     return re.sub(r"\\[nr\\]", lambda match: back[match[0]], text)
 
 
 def read_sums(out: Path) -> dict[str, str]:
-    """SHA256SUMS: file name -> sha256."""
+    """Read SHA256SUMS as file name -> sha256."""
     sums = {}
     for line in (out / "SHA256SUMS").read_bytes().decode("utf-8").split("\n"):
         match = _LINE.fullmatch(line)

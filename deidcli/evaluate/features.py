@@ -139,13 +139,13 @@ def _detect(chips: dict[str, list[Image]], out: Features, device: str) -> None:
 
 
 def found_by_cnn(chip: Image, device: str = "cpu") -> bool:
-    """Whether dlib's CNN detector finds a face where it should be in a detection chip."""
+    """Return whether dlib's CNN detector finds a face where it should be in a detection chip."""
     boxes = [(b[0], b[1], b[2] + 1, b[3] + 1) for b, _ in detect_cnn(_detector(device), chip)]
     return any(iou(box, expected_box()) >= SAME_BOX for box in boxes)
 
 
 def found_by_hog(chip: Image) -> bool:
-    """Whether dlib's HOG detector finds a face where it should be in a detection chip."""
+    """Return whether dlib's HOG detector finds a face where it should be in a detection chip."""
     return any(iou(box, expected_box()) >= SAME_BOX for box, _ in detect_hog(chip))
 
 

@@ -43,5 +43,5 @@ class Gate:
         return np.asarray(distances, dtype=np.float64)
 
     def holds(self, distance: float) -> bool:
-        """Whether a published face is far enough from its original."""
+        """Return whether a published face is far enough from its original."""
         return distance > self.distance

@@ -117,7 +117,7 @@ def dlib_box(box: Box, shape: BoxShape) -> Box:
 
 
 def fits(points: Points, box: Box, shape: BoxShape = DLIB_BOX) -> bool:
-    """Whether landmarks fit their box.
+    """Return whether landmarks fit their box.
 
     The predictor is trained on frontal faces; on profiles and false alarms it may put five points
     on a heap, and a region sized by them would miss the head.

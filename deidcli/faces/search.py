@@ -166,7 +166,7 @@ def _first_look(picture: Image) -> Cells:
 
 
 def _explained(cells: Cells, sure: Cells) -> NDArray[np.bool_]:
-    """Whether a place lies in a face that is sure and not small."""
+    """Return whether a place lies in a face that is sure and not small."""
     faces = sure.take(sure.sizes >= SURE_SIZE)
     reach = 0.1 * faces.sizes[:, None]
     low, high = faces.boxes[:, :2] - reach, faces.boxes[:, 2:] + reach

@@ -85,7 +85,7 @@ def gate_distance(options: Options) -> float | None:
 
 
 def wants_password(settings: RunSettings) -> bool:
-    """Whether a run needs a passphrase."""
+    """Return whether a run needs a passphrase."""
     return settings.seal or method_facts(settings.method).needs_password
 
 

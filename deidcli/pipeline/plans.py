@@ -46,7 +46,7 @@ class _Stream:
 
 
 def is_scanned(folder: Path, shard: int) -> bool:
-    """Whether `write_scan` has finished for a shard."""
+    """Return whether `write_scan` has finished for a shard."""
     return (folder / f"{shard:06d}.json").exists()
 
 
@@ -79,7 +79,7 @@ def forget(plan: Path, scan: Path) -> None:
 
 
 def has_plan(folder: Path) -> bool:
-    """Whether a plan was kept."""
+    """Return whether a plan was kept."""
     return folder.is_dir()
 
 

@@ -36,7 +36,7 @@ from deidcli.pipeline.stages import Work, stages_of
 
 
 def needs_scan(run: Run) -> bool:
-    """Whether the method has to see all faces first and has not yet."""
+    """Return whether the method has to see all faces first and has not yet."""
     return method_facts(run.settings.method).whole_set and not plans.has_plan(Journal(run.out).plan)
 
 

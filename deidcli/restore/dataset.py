@@ -148,7 +148,7 @@ def can_be_restored(out: Path, networks_only: bool = False) -> dict[str, Any]:
 
 
 def is_sealed(out: Path, record: dict[str, Any]) -> bool:
-    """Whether anything says that a seal belongs to it: then it must hold in every point."""
+    """Return whether anything says that a seal belongs to it: then it must hold in every point."""
     settings = record.get("settings")
     asked = isinstance(settings, dict) and bool(settings.get("seal"))
     return asked or "seal" in record or "seal_mac" in record or (out / FILE).exists()

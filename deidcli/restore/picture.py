@@ -30,7 +30,7 @@ class Restorer(Protocol):
     name: str
 
     def is_full(self, waiting: Sequence[Picture]) -> bool:
-        """Whether these are enough for one call."""
+        """Return whether these are enough for one call."""
 
     def __call__(self, pictures: Sequence[Picture]) -> list[Restored]:
         """Restore some pictures; one that cannot be is a failed one."""

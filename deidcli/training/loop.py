@@ -67,13 +67,18 @@ def average_decay(step: int, decay: float) -> float:
 
 
 def optimizer_step(
-    optimizer: torch.optim.Optimizer, loss: Tensor, factor: float = 1.0, clip: float = 5.0
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    factor: float = 1.0,
+    clip: float = 5.0,
+    each_group: bool = False,
 ) -> float:
     """One step of an optimizer.
 
     Args:
         loss: scalar. factor: of the learning rate each parameter group was made with.
         clip: highest norm of the gradient over all of the optimizer's parameters.
+        each_group: clip each parameter group on its own instead.
 
     Returns:
         The loss.
@@ -82,8 +87,9 @@ def optimizer_step(
     loss.backward()  # type: ignore[no-untyped-call]
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-    values = [value for group in optimizer.param_groups for value in group["params"]]
-    nn.utils.clip_grad_norm_(values, clip)
+    groups = [group["params"] for group in optimizer.param_groups]
+    for values in groups if each_group else [[value for some in groups for value in some]]:
+        nn.utils.clip_grad_norm_(values, clip)
     optimizer.step()
     return float(loss.detach())
 

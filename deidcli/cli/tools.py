@@ -138,6 +138,7 @@ def train(
     DEID_WEIGHTS=runs/dae deid anonymize faces -m dae --set target=supervised
     """
     from importlib import import_module
+    from inspect import signature
 
     from deidcli.fields import parse_fields
     from deidcli.processes import check_device, resolve_device
@@ -151,10 +152,15 @@ def train(
     given |= {key: text for key, text in (("attrs", attrs), ("size", size)) if text is not None}
     check_device(device)
     given["device"] = resolve_device(device)
-    chosen = parse_fields(what, recipe.Settings, given)
+    # The class is called Recipe in the recipes that were brought to the common names.
+    settings_class = recipe.Recipe if hasattr(recipe, "Recipe") else recipe.Settings
+    chosen = parse_fields(what, settings_class, given)
+    extra = {"validation": validation} if validation else {}
+    if extra.keys() - signature(recipe.train).parameters.keys():
+        raise UsageError(f"{what} scores no --validation while it trains", "leave it out")
     folder = out or Path("runs") / what
     try:
-        made = recipe.train(data, folder, chosen, cache=cache, validation=validation or ())
+        made = recipe.train(data, folder, chosen, cache=cache, **extra)
     except KeyboardInterrupt:
         raise Stopped("the same command again goes on from here") from None
     for path in made if isinstance(made, list) else [made]:

@@ -44,9 +44,10 @@ from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.methods.base import Context
 from deidcli.methods.sdn.identity import KEPT
 from deidcli.methods.sdn.keys import PASSWORD_BITS, expand
-from deidcli.methods.sdn.method import FACE, SecureDualNetwork, Settings
+from deidcli.methods.sdn.method import FACE, SecureDualNetwork
 from deidcli.methods.sdn.networks import SIZES, Discriminator, multiply_accumulates
 from deidcli.methods.sdn.refinement import KNOWN
+from deidcli.methods.sdn.settings import SdnSettings
 
 Bits = NDArray[np.uint8]
 
@@ -66,7 +67,7 @@ def random_bits(count: int, seed: int) -> Bits:
 
 
 def load(**given: Any) -> SecureDualNetwork:
-    return SecureDualNetwork(Settings(**given), "cpu")
+    return SecureDualNetwork(SdnSettings(**given), "cpu")
 
 
 def chips_of(method: SecureDualNetwork, faces: dae.Faces, frames: list[Image]) -> Image:

@@ -31,7 +31,7 @@ FACTS: dict[str, str] = {
     "dae": "deidcli.methods.dae.settings:Facts",
     "eae": "deidcli.methods.eae.settings:Facts",
     "a3gan": "deidcli.methods.a3gan.settings:Facts",
-    "sdn": "deidcli.methods.sdn.settings:Facts",
+    "sdn": "deidcli.methods.sdn.settings:SdnFacts",
 }
 """Where a method's file imports torch: the base of its class that holds its settings and all that
 is asked of it before a picture is opened. So that a mistake is refused without loading torch."""

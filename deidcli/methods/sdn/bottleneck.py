@@ -3,7 +3,7 @@
 Within the mask a face is a row of principal components. Below them, in what no face and no
 surrogate has, lie the carriers: fine patterns that survive being pasted, rounded, compressed and
 cut again, on which the erasing network writes the hidden point and from which the reveal network
-reads it. All are found in closed form (sdn_fitting), not by descent.
+reads it. All are found in closed form (fitting.py), not by descent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TONE_TERMS = 3
 """Mean, slope to the right, slope downwards, of each color plane."""
 
 SECTORS = 16
-"""Into which the mask's edge is cut to compare a stranger's with the picture's."""
+"""Sectors of the mask's edge, by which a stranger's is compared with the picture's."""
 EDGE_TERMS = 128
 """Principal components of the ring around the mask by which a stranger is fitted in."""
 EDGE = EDGE_TERMS + 3 * TONE_TERMS
@@ -44,16 +44,16 @@ PLANES = torch.tensor(
         [6**-0.5, -2 * 6**-0.5, 6**-0.5],
     ]
 )
-"""RGB to one plane of light and two of color, orthonormal, so that noise keeps its size."""
+"""From RGB to one plane of light and two of color, orthonormal, so that noise keeps its size."""
 
 
 def to_planes(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) RGB -> the same in PLANES."""
+    """Turn (N, 3, S, S) RGB into the three PLANES."""
     return torch.einsum("pc,nchw->nphw", PLANES.to(chips), chips)
 
 
 def to_rgb(planes: Tensor) -> Tensor:
-    """The inverse of `to_planes`."""
+    """Undo `to_planes`."""
     return torch.einsum("pc,nphw->nchw", PLANES.to(planes), planes)
 
 
@@ -104,8 +104,8 @@ class Bottleneck(nn.Module):
     carriers: Tensor
     """(3K, CODE) orthonormal: the patterns."""
     readers: Tensor
-    """(READERS, CODE, CODE): carriers as they come -> point as it was, of least squared error; one
-    for each kind of way that a picture takes."""
+    """(READERS, CODE, CODE): from carriers as they arrive to the point as it was, of least squared
+    error; one for each kind of way that a picture takes."""
     noise: Tensor
     """(READERS,) variance of a dimension of the point that was read; the point's own is 1."""
     tone: Tensor
@@ -122,20 +122,21 @@ class Bottleneck(nn.Module):
     edge_basis: Tensor
     """(3R,), (3R, EDGE_TERMS): the ring's mean and widest components, plane after plane."""
     edge_fit: Tensor
-    """(EDGE, LATENT): by what components of a face go with `edge`: least squares over faces."""
+    """(EDGE, LATENT): from `edge` to the components that go with it, least squares over faces."""
 
     # --- Faces and components
 
     def face(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) RGB -> (N, 3A): the planes inside the mask, less the mean face."""
+        """Return the planes inside the mask less the mean face: (N, 3, 64, 64) RGB in [0, 1] ->
+        (N, 3A)."""
         return to_planes(chips).flatten(2)[:, :, self.inside].flatten(1) - self.mean
 
     def components(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) -> (N, COMPONENTS)."""
+        """Return the principal components of (N, 3, 64, 64) chips: (N, COMPONENTS)."""
         return self.face(chips) @ self.basis
 
     def render(self, components: Tensor, around: Tensor) -> Tensor:
-        """(N, C <= COMPONENTS) and chips (N, 3, 64, 64) -> those chips with this face inside."""
+        """Render the faces of (N, C <= COMPONENTS) components into chips (N, 3, 64, 64)."""
         inner = components @ self.basis[:, : components.shape[1]].T + self.mean
         return self._laid(inner, around)
 
@@ -146,12 +147,12 @@ class Bottleneck(nn.Module):
         return to_rgb(laid.view(-1, 3, GRID, GRID))
 
     def _tone_of(self, chips: Tensor) -> Tensor:
-        """(N, 3, A) float64 planes inside the mask. Narrow products round by a row's place in
-        the batch; in float64 that does not reach the pixels."""
+        """Return the planes inside the mask, (N, 3, A) float64. Narrow products round by a row's
+        place in the batch; in float64 that does not reach the pixels."""
         return (self.face(chips) + self.mean).view(len(chips), 3, -1).double()
 
     def rim(self, chips: Tensor, within: bool) -> Tensor:
-        """(N, 3, 64, 64) -> (N, 3 * SECTORS): the mask's edge less the face's tone.
+        """Return the mask's edge less the face's tone: (N, 3, 64, 64) -> (N, 3 * SECTORS).
 
         A stranger whose edge, on its inner side, is like the picture's on the outer one fits in.
         """
@@ -162,8 +163,8 @@ class Bottleneck(nn.Module):
         return means.flatten(1).to(chips)
 
     def edge(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) -> (N, EDGE) float64: what a stranger is fitted in by, the ring around
-        the mask and the face's tone (mean and slopes of each plane)."""
+        """Return what a stranger is fitted in by, the ring around the mask and the face's tone (its
+        mean and slopes by plane): (N, 3, 64, 64) -> (N, EDGE) float64."""
         planes = to_planes(chips).flatten(2)[:, :, self.ring].flatten(1)
         terms = (planes - self.edge_mean).double() @ self.edge_basis.double()
         face = self.face(chips).view(len(chips), 3, len(self.inside))
@@ -173,7 +174,7 @@ class Bottleneck(nn.Module):
     # --- The hidden point
 
     def point(self, components: Tensor) -> Tensor:
-        """(N, COMPONENTS) -> (N, CODE) on the sphere of radius sqrt(CODE)."""
+        """Map (N, COMPONENTS) to points (N, CODE) on the sphere of radius sqrt(CODE)."""
         code = components * self.gains
         length = code.norm(dim=1, keepdim=True).clamp(min=1e-6)
         sine = LENGTH_SHARE * self._standard(length.log()).clamp(-1, 1)
@@ -185,8 +186,8 @@ class Bottleneck(nn.Module):
         return (logarithm - self.length[0]) / (3 * self.length[1])
 
     def from_point(self, points: Tensor, noise: Tensor) -> Tensor:
-        """(N, CODE) on the sphere, (N,) variance of their noise -> (N, COMPONENTS), of least
-        squared error."""
+        """Estimate the (N, COMPONENTS) of least squared error of points (N, CODE) on the sphere
+        whose noise has the variance (N,)."""
         scaled = points / CODE**0.5
         sine = scaled[:, -1:].clamp(-LENGTH_SHARE, LENGTH_SHARE)
         length = (sine / LENGTH_SHARE * 3 * self.length[1] + self.length[0]).exp()
@@ -196,12 +197,12 @@ class Bottleneck(nn.Module):
         return components
 
     def as_read(self, latents: Tensor, points: Tensor) -> Tensor:
-        """(N, LATENT) of strangers -> (N, COMPONENTS), as if they had been hidden and read.
+        """Return strangers (N, LATENT) as if they had been hidden and read: (N, COMPONENTS).
 
         Args:
-            points: (N, CODE) what a wrong key unlocked, which is noise: of it come a stranger's
-                fine components, with the spread that faces have, and the noise of the reading,
-                as much as a fine frame leaves.
+            points: (N, CODE) what a wrong key unlocked, which is noise. A stranger's fine
+                components are made from it, with the spread that faces have, and the noise of
+                the reading, as much as a fine frame leaves.
         """
         noise = self.noise[FINE_FRAME].expand(len(latents))
         length = (latents * self.gains[:LATENT]).norm(dim=1, keepdim=True)
@@ -211,8 +212,12 @@ class Bottleneck(nn.Module):
         return self.from_point(functional.normalize(noisy) * CODE**0.5, noise)
 
     def likelihood(self, points: Tensor) -> Tensor:
-        """(..., CODE) unlocked points on the sphere -> (...) nats by which each is rather a face's
-        than a wrong key's: the likelihood under `spread` against all directions alike."""
+        """Return the nats (...) by which unlocked points (..., CODE) on the sphere are rather a
+        face's than a wrong key's: the likelihood under `spread` against all directions alike.
+
+        This separates right keys from wrong ones without error (docs/methods/sdn.md), for `restore`
+        and for everybody else who has the published picture.
+        """
         power = points[..., :-1].square()
         face = 0.8 * self.spread * CODE + 0.2  # a fifth noise: what the worst readout leaves
         return 0.5 * (power - power / face - face.log()).sum(-1)
@@ -220,7 +225,7 @@ class Bottleneck(nn.Module):
     # --- The carriers
 
     def hide(self, chips: Tensor, points: Tensor, strength: float) -> Tensor:
-        """(N, 3, 64, 64) and (N, CODE) -> chips with the pattern in place of what they had there.
+        """Put the pattern of points (N, CODE) in place of what chips (N, 3, 64, 64) had there.
 
         Args:
             strength: root mean square of the pattern in the core, gray levels of 255.
@@ -234,15 +239,20 @@ class Bottleneck(nn.Module):
         return to_rgb(laid.view(-1, 3, GRID, GRID))
 
     def read(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) cut from the published picture -> (N, READERS, CODE) on the sphere."""
+        """Read chips (N, 3, 64, 64) cut from the published picture: (N, READERS, CODE) on the
+        sphere."""
         core = to_planes(chips).flatten(2)[:, :, self.core].flatten(1)
         points = torch.einsum("nc,rcd->nrd", core @ self.carriers, self.readers)
         on_sphere: Tensor = functional.normalize(points, dim=2) * CODE**0.5
         return on_sphere
 
     def unlocked(self, points: Tensor, keys: Keys) -> tuple[Tensor, Tensor, Tensor]:
-        """What `read` gave, under the keys -> the likeliest of each face's points (N, CODE), its
-        noise (N,), its likelihood (N,)."""
+        """Unlock what `read` gave, (N, READERS, CODE).
+
+        Returns:
+            The likeliest of each face's points (N, CODE), its noise (N,), its likelihood in nats
+            (N,).
+        """
         each = torch.stack([unlock(points[:, r], keys) for r in range(READERS)], 1)
         nats = self.likelihood(each)
         best, which = nats.max(1)
@@ -251,14 +261,15 @@ class Bottleneck(nn.Module):
 
 
 def _tone_fields() -> Tensor:
-    """(4096, 3): a constant and two slopes over the chip."""
+    """Return a constant and two slopes over the chip: (4096, 3)."""
     line = torch.linspace(-1, 1, GRID)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([torch.ones(GRID * GRID), x.flatten(), y.flatten()], 1)
 
 
 def _rings(mask: Mask) -> tuple[Tensor, Tensor]:
-    """Two (SECTORS, 4096): rows that average a sector just within and just beyond the edge."""
+    """Return two (SECTORS, 4096): rows that average a sector just within and just beyond the
+    edge."""
     share = torch.from_numpy(mask)
     near = functional.max_pool2d(share[None], 7, 1, 3)[0]
     line = torch.arange(GRID) + 0.5

@@ -29,7 +29,7 @@ class Passage:
 
 
 def passage_of(reader: int, generator: torch.Generator) -> Passage:
-    """A random way of one kind: 0 a crop; 1 into a fine frame, as CelebA's; 2 into a coarse one.
+    """Draw a way of one kind: 0 a crop; 1 into a fine frame, as CelebA's; 2 into a coarse one.
 
     Half of the fine ones have CelebA's own scale; JPEG of 88 to 97, or a format without loss.
     """
@@ -43,13 +43,13 @@ def passage_of(reader: int, generator: torch.Generator) -> Passage:
 
 
 def random_passage(generator: torch.Generator) -> Passage:
-    """A random way of any kind, most of them as into CelebA's frames."""
+    """Draw a way of any kind, most of them as into CelebA's frames."""
     kind = float(torch.rand(1, generator=generator))
     return passage_of(0 if kind < 0.15 else 1 if kind < 0.75 else 2, generator)
 
 
 def passed(chips: Tensor, passage: Passage, generator: torch.Generator) -> Tensor:
-    """(N, 3, 64, 64) float in [0, 1] -> the same as `restore` gets to see it."""
+    """Return chips (N, 3, 64, 64), float in [0, 1], as `restore` gets to see them."""
     if not passage.scale:
         return _rounded(chips.clamp(0, 1))
     count, side = len(chips), 16 * int(np.ceil(GRID / passage.scale / 16)) + 16
@@ -74,14 +74,14 @@ def passed(chips: Tensor, passage: Passage, generator: torch.Generator) -> Tenso
 
 
 def _centers(side: int) -> Tensor:
-    """(1, side * side, 2) x and y of the pixels' centers."""
+    """Return x and y of the pixels' centers, (1, side * side, 2)."""
     line = torch.arange(side) + 0.5
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([x, y], -1).view(1, -1, 2)
 
 
 def _sampled(images: Tensor, points: Tensor, side: int) -> Tensor:
-    """Bilinear samples of (N, 3, S, S) at (N, side * side, 2) pixel positions."""
+    """Sample (N, 3, S, S) bilinearly at (N, side * side, 2) pixel positions."""
     grid = points.view(len(points), side, side, 2) / images.shape[-1] * 2 - 1
     return functional.grid_sample(
         images, grid.to(images), align_corners=False, padding_mode="border"
@@ -89,7 +89,8 @@ def _sampled(images: Tensor, points: Tensor, side: int) -> Tensor:
 
 
 def _rounded(images: Tensor, quality: int = 0) -> Tensor:
-    """Eight bits, and JPEG (without color subsampling, as images.encode writes it)."""
+    """Round to eight bits, and compress as JPEG (without color subsampling, as images.encode
+    writes it)."""
     with torch.no_grad():
         levels = (images * 255).round()
         if quality:
@@ -99,7 +100,7 @@ def _rounded(images: Tensor, quality: int = 0) -> Tensor:
 
 
 def _jpeg(levels: Tensor, quality: int) -> Tensor:
-    """All pictures of a batch as one tall one, whose blocks do not overlap two of them."""
+    """Compress all pictures of a batch as one tall one, whose blocks do not overlap two of them."""
     count, _, height, width = levels.shape
     assert height % 8 == 0
     tall = levels.permute(0, 2, 3, 1).reshape(count * height, width, 3).to(torch.uint8)

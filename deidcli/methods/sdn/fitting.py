@@ -36,7 +36,7 @@ RIDGE = 1e-3
 
 @torch.no_grad()
 def fit_bottleneck(chips: Tensor, hosts: Tensor, strength: float, seed: int) -> Bottleneck:
-    """A bottleneck for faces like these.
+    """Fit a bottleneck to faces like these.
 
     Args:
         chips: (N, 64, 64, 3) uint8 RGB: faces that are to be hidden.
@@ -52,26 +52,26 @@ def fit_bottleneck(chips: Tensor, hosts: Tensor, strength: float, seed: int) -> 
 
 
 def batch_of(chips: Tensor) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float in [0, 1]."""
+    """Turn chips (N, S, S, 3) uint8 into a batch (N, 3, S, S), float in [0, 1]."""
     return chips.permute(0, 3, 1, 2).float() / 255
 
 
 def _planes_at(chips: Tensor, pixels: Tensor) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, len(pixels)), in blocks."""
+    """Return the planes of (N, S, S, 3) uint8 at some pixels, (N, 3, len(pixels)), in blocks."""
     blocks = torch.split(chips, 1024)
     parts = [to_planes(batch_of(some)).flatten(2)[:, :, pixels] for some in blocks]
     return torch.cat(parts)
 
 
 def _directions(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, A) -> variances, widest first, and their orthonormal directions (A, A)."""
+    """Return the variances of (N, A), widest first, and their orthonormal directions (A, A)."""
     centered = values - values.mean(0)
     variances, vectors = torch.linalg.eigh(centered.T @ centered / len(values))
     return variances.flip(0).clamp(min=1e-12), vectors.flip(1)
 
 
 def _fit_components(net: Bottleneck, chips: Tensor) -> None:
-    """Each plane's principal components, and of all of them the widest."""
+    """Find each plane's principal components, and keep the widest of all."""
     values = _planes_at(torch.cat([chips, chips.flip(2)]), net.inside)
     area = values.shape[2]
     found = [_directions(values[:, plane]) for plane in range(3)]
@@ -94,7 +94,7 @@ def _fit_components(net: Bottleneck, chips: Tensor) -> None:
 
 @torch.no_grad()
 def fit_edge(net: Bottleneck, chips: Tensor) -> None:
-    """How a face goes with the ring around it and with its tone.
+    """Fit how a face goes with the ring around it and with its tone.
 
     Faces and their rings are taken for jointly Gaussian; what the ring says of the face is then
     linear, and a stranger is moved by what the picture's ring differs from his own ("pathwise
@@ -118,7 +118,7 @@ def _edge_and_code(net: Bottleneck, chips: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_carriers(net: Bottleneck, hosts: Tensor) -> None:
-    """Patterns within core and band where faces have least: what they lose is not missed."""
+    """Find patterns within core and band where faces have least: what they lose is not missed."""
     size = len(net.core)
     points = torch.zeros(size, GRID * GRID)
     points[torch.arange(size), net.core] = 1
@@ -141,7 +141,7 @@ def _fit_carriers(net: Bottleneck, hosts: Tensor) -> None:
 
 
 def _fit_readers(net: Bottleneck, hosts: Tensor, strength: float, seed: int) -> None:
-    """Ridge regression of the hidden point on the carriers as they come out of the channel."""
+    """Fit ridge regressions of the hidden point on the carriers as they come out of the channel."""
     generator = torch.Generator().manual_seed(seed)
     for reader in range(READERS):
         square, product = torch.zeros(CODE, CODE), torch.zeros(CODE, CODE)
@@ -166,7 +166,8 @@ def _fit_readers(net: Bottleneck, hosts: Tensor, strength: float, seed: int) -> 
 def _example(
     net: Bottleneck, hosts: Tensor, strength: float, passage: Passage, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Carriers as they come (BATCH, CODE) and the random points (BATCH, CODE) sent on them."""
+    """Return carriers as they arrive (BATCH, CODE) and the random points (BATCH, CODE) that were
+    sent on them."""
     rows = torch.randint(0, len(hosts), (BATCH,), generator=generator)
     points = torch.randn(BATCH, CODE, generator=generator)
     points = functional.normalize(points) * CODE**0.5

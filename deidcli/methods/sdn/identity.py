@@ -3,7 +3,7 @@
 It remembers faces of people who do not exist, as leading components of the bottleneck, with what
 the feature extractor says of them. Among those that fit the face's pose and the attributes asked
 for, the key draws one, who is fitted to the picture's edge and light. What is then still lacking of
-an attribute is added along its direction in the latent space (sec. 6.2, sdn_shift). So the latent
+an attribute is added along its direction in the latent space (sec. 6.2, shift.py). So the latent
 depends on the key, the attributes, how the face is turned, what is around it, and its tone.
 """
 
@@ -41,7 +41,7 @@ SHARE = 1.0
 """A person is the mean of those that fit, fitted to the picture's edge, plus so much of what sets
 the one whom the key draws apart from it,"""
 TRAIT_SHARE = 1.0
-"""plus so much of the traits therein that tell people apart (sdn_shift.traits). So nobody's own
+"""plus so much of the traits therein that tell people apart (shift.traits). So nobody's own
 face is published, and two people in one picture differ more than two who are remembered: at 64 px,
 faces in the same surroundings look alike to recognizers."""
 MARGIN = 3.0
@@ -85,11 +85,11 @@ class Identity(nn.Module):
     """(P, EDGE): `Bottleneck.edge`."""
     into_traits: Tensor
     from_traits: Tensor
-    """See sdn_shift.traits."""
+    """See shift.traits."""
     steps: Tensor
     normals: Tensor
     offsets: Tensor
-    """See sdn_shift.Directions."""
+    """See shift.Directions."""
 
     def draw(
         self,
@@ -99,12 +99,15 @@ class Identity(nn.Module):
         draws: Tensor,
         wanted: Mapping[str, bool],
     ) -> tuple[Tensor, Tensor]:
-        """(N,) int64, who each face's person is made of; (N, CANDIDATES) int64, all that fit.
+        """Draw each face's person.
 
         Args:
             logits, landmarks: (N, 40), (N, 10) of the feature extractor.
             rims: (N, 3 * SECTORS) of `Bottleneck.rim`, beyond: what stays of the picture.
             draws: (N,) float64 in [0, 1), from the key. wanted: attributes asked for.
+
+        Returns:
+            (N,) int64, whom the person is made of; (N, CANDIDATES) int64, all that fit.
         """
         weights = torch.zeros(len(CELEBA_ATTRIBUTES), dtype=torch.float64)
         asked, known = logits.double().sigmoid(), self.probabilities.double().clone()
@@ -131,8 +134,8 @@ class Identity(nn.Module):
         return picks.gather(1, place[:, None])[:, 0], fitting
 
     def _apart(self, fitting: Tensor) -> Tensor:
-        """(N, K) persons -> (N, PICKS) of them: first the least common, then always the one
-        farthest from those there are."""
+        """Pick (N, PICKS) of (N, K) persons: first the least common, then always the one farthest
+        from those there are."""
         vectors = self.embeddings.double()[fitting]
         apart = torch.cdist(vectors, vectors)
         nearest = torch.full_like(apart[:, 0], torch.inf)
@@ -152,7 +155,8 @@ class Identity(nn.Module):
         wanted: Mapping[str, bool],
         shift: Mapping[str, float],
     ) -> Tensor:
-        """What `draw` gave -> (N, LATENT), moved to what is wanted and by what is to be shifted.
+        """Return the latents (N, LATENT) of what `draw` gave, moved to what is wanted and by what
+        is to be shifted.
 
         Args:
             edges: (N, EDGE) of the pictures, `Bottleneck.edge`. fit: its `edge_fit`.
@@ -175,6 +179,6 @@ class Identity(nn.Module):
         return latents
 
     def standing(self, latents: Tensor, name: str) -> Tensor:
-        """(N,) degrees of (N, LATENT) beyond an attribute's boundary."""
+        """Return by how many degrees (N,) latents (N, LATENT) are past an attribute's boundary."""
         column = CELEBA_ATTRIBUTES.index(name)
         return latents @ self.normals[column] + self.offsets[column]

@@ -2,9 +2,12 @@
 
 The network hides a face as a point q on a sphere in CODE dimensions. The key gives an orthogonal
 map of that sphere onto itself (signs, Hadamard, a permutation, signs, Hadamard, each expanded from
-the face's bits by SHAKE-256), and the point that is published is q's image. Whoever has another
-key, be it one bit away, has an unrelated map and undoes it to a point anywhere on the sphere: the
-wrong key says nothing, since every face's point has the same length.
+the face's bits by SHAKE-256), and the point that is published is q's image. Under another key, be
+it one bit away, the map is an unrelated one and leads to a point anywhere on the sphere.
+
+So a wrong key tells nothing of the face. It does tell that it is wrong: points of faces lie in few
+directions, those of wrong keys in all alike, and `Bottleneck.likelihood` separates the two without
+error. Whoever has the published pictures can try keys and knows which one was right.
 """
 
 from __future__ import annotations
@@ -35,16 +38,21 @@ class Keys:
     before: Tensor
     """(N, CODE) float32 in {-1, 1}: signs before the permutation."""
     after: Tensor
-    """(N, CODE) float32 in {-1, 1}: signs behind it."""
+    """(N, CODE) float32 in {-1, 1}: signs after it."""
     draws: Tensor
     """(N, 2) float64 in [0, 1): what the identity network draws a person by."""
 
-    def __getitem__(self, rows: slice) -> Keys:
+    def __getitem__(self, rows: slice | Tensor) -> Keys:
         return Keys(self.order[rows], self.before[rows], self.after[rows], self.draws[rows])
+
+    def filled(self, count: int) -> Keys:
+        """Return `count` keys: these, then the first one again."""
+        rows = torch.arange(count)
+        return self[torch.where(rows < len(self.order), rows, 0)]
 
 
 def expand(bits: NDArray[np.uint8], bound: str = "") -> Keys:
-    """The keys of some faces.
+    """Expand the bits of some faces to their keys.
 
     Args:
         bits: (N, 128) of 0 and 1.
@@ -69,7 +77,7 @@ def expand(bits: NDArray[np.uint8], bound: str = "") -> Keys:
 
 
 def random_keys(count: int, generator: torch.Generator) -> Keys:
-    """Keys of no password, for training."""
+    """Draw keys that belong to no password, for training."""
     order = torch.rand(count, CODE, generator=generator).argsort(1)
     signs = torch.randint(0, 2, (2, count, CODE), generator=generator).float() * 2 - 1
     draws = torch.rand(count, 2, generator=generator, dtype=torch.float64)
@@ -78,7 +86,8 @@ def random_keys(count: int, generator: torch.Generator) -> Keys:
 
 @cache
 def hadamard() -> Tensor:
-    """(CODE, CODE) float32, symmetric and orthonormal (Sylvester's construction)."""
+    """Return Hadamard's matrix (CODE, CODE), float32, symmetric and orthonormal (Sylvester's
+    construction)."""
     matrix = torch.ones(1, 1)
     while len(matrix) < CODE:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
@@ -87,7 +96,7 @@ def hadamard() -> Tensor:
 
 
 def lock(points: Tensor, keys: Keys) -> Tensor:
-    """(N, CODE) points -> the same under the keys' orthogonal maps. Differentiable."""
+    """Map (N, CODE) points by the keys' orthogonal maps. Differentiable."""
     mixing = hadamard().to(points)
     mixed = (points * keys.before.to(points)) @ mixing
     out: Tensor = (mixed.gather(1, keys.order.to(points.device)) * keys.after.to(points)) @ mixing
@@ -95,7 +104,7 @@ def lock(points: Tensor, keys: Keys) -> Tensor:
 
 
 def unlock(points: Tensor, keys: Keys) -> Tensor:
-    """The inverse of `lock`."""
+    """Undo `lock`."""
     mixing = hadamard().to(points)
     mixed = (points @ mixing) * keys.after.to(points)
     back = torch.zeros_like(mixed).scatter(1, keys.order.to(points.device), mixed)

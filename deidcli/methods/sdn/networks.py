@@ -1,8 +1,8 @@
 """The networks of `sdn` (sec. 3.1 of Pan, Chen, Wu 2024) and the face that they work on.
 
 A chip is (N, 3, S, S) float RGB in [0, 1], S = 64 or 128. What is replaced is the ellipse of
-`edge_mask`. The erasing and the reveal network each have a painter, whose residual blocks are
-DosGAN's; what it paints over comes from the bottleneck that both share (sdn_bottleneck).
+`edge_mask`. The erasing and the reveal network each are a refinement network, whose residual blocks
+are DosGAN's, on top of what the bottleneck that both share renders (bottleneck.py).
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces.align import Mask
 
 GRID = 64
-"""Side at which components and carriers live, px; `paper` paints over them at 128."""
+"""Side at which components and carriers live, px; `paper` refines them at 128."""
 PADDING = 0.6
-"""Padding of a chip."""
+"""Padding of a chip, see `align.chip_affine`."""
 CENTER = (0.49, 0.42)
-"""Of the replaced ellipse, in sides of the mean face."""
+"""Center of the replaced ellipse, x and y in sides of the mean face."""
 HALF_WIDTH, HALF_HEIGHT, POWER = 0.80, 0.98, 2.2
 """The ellipse, in sides of the mean face: brow to chin and cheek to cheek."""
 EDGE = 5.0
 """Width of its soft edge, px of GRID."""
 OUTSIDE, CORE = 0.02, 0.98
 """Below this share of the mask the original stays; above it the carriers lie."""
+DEPTH = 0.02
+"""The surrogate keeps so far from black and white that the pattern fits in."""
 
 
 def edge_mask(side: int = GRID) -> Mask:
-    """(side, side): 1 inside the ellipse, falling to 0 across EDGE within it."""
+    """Return the mask (side, side), float32: 1 inside the ellipse, falling to 0 across EDGE within
+    it."""
     unit = side / (1 + 2 * PADDING)
     line = (torch.arange(side) + 0.5) / unit - PADDING
     x, y = (line - CENTER[0]).abs() / HALF_WIDTH, (line - CENTER[1]).abs() / HALF_HEIGHT
@@ -44,13 +47,13 @@ def edge_mask(side: int = GRID) -> Mask:
 
 
 def at_grid(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, 3, 64, 64)."""
+    """Average (N, 3, S, S) to (N, 3, 64, 64)."""
     factor = chips.shape[-1] // GRID
     return chips if factor == 1 else functional.avg_pool2d(chips, factor)
 
 
 def at_side(chips: Tensor, side: int) -> Tensor:
-    """(N, 3, 64, 64) -> (N, 3, side, side)."""
+    """Interpolate (N, 3, 64, 64) to (N, 3, side, side)."""
     if chips.shape[-1] == side:
         return chips
     return functional.interpolate(chips, (side, side), mode="bilinear", align_corners=False)
@@ -61,14 +64,14 @@ class Size:
     """The widths of the networks."""
 
     side: int
-    """Of the chips, px."""
+    """Side of the chips, px."""
     unshuffle: int
     """A square of so many pixels becomes the channels of one, before the first convolution."""
     width: int
     """Channels after the first convolution; the residual blocks have `deep`."""
     deep: int
     blocks: int
-    """Residual blocks of a painter."""
+    """Residual blocks of a refinement network."""
     extractor: tuple[int, int, int, int]
     """Channels of the feature extractor's four levels."""
 
@@ -97,9 +100,9 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class Painter(nn.Module):
-    """The body of the erasing and of the reveal network: a rough face in its surroundings ->
-    what is to be added to it inside the mask.
+class RefinementNetwork(nn.Module):
+    """The erasing and the reveal network: what is to be added, inside the mask, to the rough face
+    that the bottleneck renders.
 
     Two halvings, residual blocks, two doublings with a skip, as in DosGAN's generator.
     """
@@ -129,8 +132,14 @@ class Painter(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, rough: Tensor, mask: Tensor) -> Tensor:
-        """(N, 3, S, S) and the mask (S, S) -> the painted chip, not clamped; its surroundings
-        are those given."""
+        """Refine rough faces in their surroundings.
+
+        Args:
+            rough: (N, 3, S, S) float RGB in [0, 1]. mask: (S, S) in [0, 1].
+
+        Returns:
+            (N, 3, S, S), not clamped; outside the mask as given.
+        """
         plane = mask.expand(len(rough), 1, -1, -1)
         given = torch.cat([rough * 2 - 1, plane], 1).contiguous(memory_format=torch.channels_last)
         first = functional.relu(self.first(functional.pixel_unshuffle(given, self.fold)))
@@ -143,8 +152,8 @@ class Painter(nn.Module):
 class FeatureExtractor(nn.Module):
     """EC: the feature extractor F_ext and its classifiers F_cls (sec. 3.1.1).
 
-    What it says of a face: CelebA's attributes, the five landmarks (pose), who of the training
-    set it is.
+    It predicts CelebA's attributes, the five landmarks (pose) and who of the training set a face
+    is.
     """
 
     def __init__(self, size: Size, people: int) -> None:
@@ -170,23 +179,27 @@ class FeatureExtractor(nn.Module):
         self.dropout = nn.Dropout(0.2)
 
     def extract(self, chips: Tensor) -> Tensor:
-        """F_ext: (N, 3, S, S) -> (N, 192)."""
+        """Return the features of F_ext: (N, 3, S, S) float RGB in [0, 1] -> (N, 192)."""
         folded = functional.pixel_unshuffle(chips * 2 - 1, self.fold)
         trunk = self.trunk(folded.contiguous(memory_format=torch.channels_last))
         return functional.relu(self.features(self.dropout(trunk.flatten(1))))
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features -> logits (N, 40), landmarks (N, 10) in deviations, logits (N, people)."""
+        """Classify (N, 192) features: logits of attributes (N, 40), landmarks (N, 10) in standard
+        deviations, logits of persons (N, people)."""
         cosines = functional.linear(
             functional.normalize(features), functional.normalize(self.persons.weight)
         )
         return self.attributes(features), self.landmarks(features), 16 * cosines
 
     def forward(self, chips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `heads` of `extract`."""
         return self.heads(self.extract(chips))
 
 
 class _PlainBlock(nn.Module):
+    """A residual block with batch norm."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -202,7 +215,7 @@ class _PlainBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """PatchGAN: a judgment for each patch, and heads for identity and attributes (eq. 9, 10)."""
+    """PatchGAN: real or not, patch by patch, and heads for identity and attributes (eq. 9, 10)."""
 
     def __init__(self, size: Size, people: int, width: int = 32) -> None:
         super().__init__()
@@ -220,7 +233,8 @@ class Discriminator(nn.Module):
         self.persons = nn.Linear(4 * width * 16, people)
 
     def forward(self, chips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, S, S) -> patches (N, 1, 8, 8), attribute logits (N, 40), person logits."""
+        """Classify (N, 3, S, S): patches (N, 1, 8, 8), logits of attributes (N, 40) and of persons
+        (N, people)."""
         folded = functional.pixel_unshuffle(chips * 2 - 1, self.fold)
         body = self.body(folded.contiguous(memory_format=torch.channels_last))
         flat = functional.avg_pool2d(body, 2).flatten(1)
@@ -228,8 +242,8 @@ class Discriminator(nn.Module):
 
 
 def multiply_accumulates(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiplications with addition of the convolutions and linear layers in one pass, as THOP
-    counts them (table 5)."""
+    """Count the multiplications with addition of the convolutions and linear layers in one pass, as
+    THOP does (table 5)."""
     total = 0
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:

@@ -8,22 +8,24 @@ from typing import Literal
 
 from deidcli.celeba import parse_attributes
 from deidcli.errors import UsageError
-from deidcli.methods import base
+from deidcli.methods.base import Facts
 from deidcli.weights.own import own_cards
 
+SizeName = Literal["compact", "paper"]
+
 MOST_DEGREES = 2.0
-"""Table 4."""
+"""The largest shift either way, degrees (table 4)."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of sdn."""
+class SdnSettings:
+    """The settings of sdn."""
 
-    size: Literal["compact", "paper"] = "compact"
+    size: SizeName = "compact"
     """compact: 64 px, trained on a CPU. paper: 128 px, near the paper's arithmetic."""
     wanted: str = ""
-    """Attributes that the surrogate is to have or not, such as Male:1,Smiling:0; empty: pose,
-    sex, expression, glasses and age as they are. Restoring needs the same."""
+    """Attributes that the surrogate is to have or not, such as Male:1,Smiling:0; empty: sex,
+    expression, glasses and age as they are. Restoring needs the same."""
     shift: str = ""
     """Attributes by which the surrogate is moved, in degrees from -2 to 2, such as Smiling:+2
     (table 4). Restoring needs the same."""
@@ -41,7 +43,7 @@ class Settings:
 
 
 def parse_degrees(text: str) -> dict[str, float]:
-    """`Smiling:+2,Male:-1` -> attribute -> degree.
+    """Read `Smiling:+2,Male:-1` as attribute -> degree.
 
     Raises:
         ValueError: no such attribute, or a degree beyond MOST_DEGREES.
@@ -51,7 +53,7 @@ def parse_degrees(text: str) -> dict[str, float]:
         try:
             degree = float(value)
         except ValueError:
-            raise ValueError(f"{value!r} is no degree") from None
+            raise ValueError(f"{value!r} is not a number of degrees") from None
         if not abs(degree) <= MOST_DEGREES:
             raise ValueError(f"degrees go from -{MOST_DEGREES:g} to {MOST_DEGREES:g}")
         degrees[name] = degree
@@ -59,7 +61,7 @@ def parse_degrees(text: str) -> dict[str, float]:
 
 
 def parse_wanted(text: str) -> dict[str, bool]:
-    """`Male:1,Smiling:0` -> attribute -> whether it is asked for.
+    """Read `Male:1,Smiling:0` as attribute -> whether the surrogate is to have it.
 
     Raises:
         ValueError: no such attribute, or neither 0 nor 1.
@@ -71,36 +73,41 @@ def parse_wanted(text: str) -> dict[str, bool]:
 
 
 def canonical(wanted: Mapping[str, bool], shift: Mapping[str, float]) -> str:
-    """What was asked for as one text, whatever the order it was given in."""
+    """Return what was asked for as one text, the same for every order of its parts."""
     parts = [f"{name}:{int(value)}" for name, value in sorted(wanted.items())]
     parts += [f"{name}:{value:+g}" for name, value in sorted(shift.items()) if value]
     return ",".join(parts)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
+    """Split `NAME:VALUE,...` into CelebA's names and the texts of their values."""
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition(":")
         try:
             found = parse_attributes(name.strip())
         except UsageError:
-            raise ValueError(f"{part!r}: {name.strip()!r} is no attribute of CelebA") from None
+            raise ValueError(f"{part!r}: {name.strip()!r} is not an attribute of CelebA") from None
         if len(found) != 1:
             raise ValueError(f"{part!r} is not of the form NAME:VALUE")
         pairs.append((found[0], value.strip()))
     return pairs
 
 
-class Facts(base.Facts):
-    """Another face for a password; `deid restore` gives the face again to who has it."""
+class SdnFacts(Facts):
+    """Another face for a password; with the password, `deid restore` brings the face back."""
 
-    settings: Settings
+    settings: SdnSettings
     needs_password = True
-    """Context.bits must be given: (N, 128) of 0 and 1."""
+    """`Context.bits` must be given: (N, 128) of 0 and 1."""
 
     @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The names of the weight files that these settings load."""
+    def weights(cls, settings: SdnSettings) -> tuple[str, ...]:
+        """Return the name of the weight file that these settings load.
+
+        Raises:
+            UsageError: there are no weights of this size.
+        """
         name = f"sdn-{settings.size}"
         if name not in own_cards():
             raise UsageError(

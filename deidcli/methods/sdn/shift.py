@@ -24,9 +24,9 @@ SAMPLES = 8000
 FEWEST = 50
 """Faces with an attribute, and without it, that a direction needs at least."""
 TELLING = 256
-"""Components in which people are told apart."""
+"""Leading components in which TRAITS directions are looked for."""
 TRAITS = 64
-"""Directions by which they are."""
+"""Directions in which people are told apart."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Directions:
 
 
 def directions(codes: Tensor, labels: Tensor) -> Directions:
-    """A linear SVM an attribute.
+    """Fit a linear SVM for each attribute.
 
     Args:
         codes: (N, LATENT) components. labels: (N, 40): 1, 0, or negative where not labeled.
@@ -78,7 +78,8 @@ def directions(codes: Tensor, labels: Tensor) -> Directions:
 
 
 def traits(codes: Tensor, persons: Tensor) -> tuple[Tensor, Tensor]:
-    """By what people differ from each other more than from themselves (Fisher's discriminants).
+    """Find by what people differ from each other more than from themselves (Fisher's
+    discriminants).
 
     Args:
         codes: (N, LATENT), less what edge and tone say of them. persons: (N,), -1 for unknown.

@@ -1,0 +1,88 @@
+"""sdn: both directions with the weights that are shipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deidcli.data.images import decode, encode
+from deidcli.evaluate.quality import ssim
+from deidcli.faces.align import chip_affine, paste
+from deidcli.methods.sdn import losses
+from deidcli.methods.sdn.method import SecureDualNetwork
+from deidcli.methods.sdn.settings import SdnSettings
+from tests.methods.sdn.faces import bits_of, context, cut, portraits
+
+
+def test_the_right_password_gives_the_face_back(
+    method: SecureDualNetwork, chips: torch.Tensor, published: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        right = method.restore(published, bits_of(12))
+    assert float(ssim(right, chips).min()) > 0.85
+    assert float(ssim(published, chips).max()) < 0.85
+    outside = torch.from_numpy(method.restore_mask) == 0
+    assert torch.equal(right[:, :, outside], published[:, :, outside])
+
+
+def test_frames_give_the_face_back(method: SecureDualNetwork, chips: torch.Tensor) -> None:
+    """Through align.paste, the tool's JPEG and align.crop."""
+    with torch.inference_mode():
+        out = method(chips, context(bits_of(12)))
+    new = (out * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    frames = []
+    for (frame, where), chip in zip(portraits(), new, strict=True):
+        copy = frame.copy()
+        paste(copy, chip, chip_affine(where, method.chip.size, method.chip.padding), method.mask)
+        frames.append(decode(encode(copy, "JPEG")).pixels)
+    with torch.inference_mode():
+        right = method.restore(cut(frames), bits_of(12))
+    assert float(ssim(right, chips).mean()) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["one bit", "random", "attributes"])
+def test_a_wrong_password_gives_another_person(
+    method: SecureDualNetwork, chips: torch.Tensor, published: torch.Tensor, kind: str
+) -> None:
+    bits, by = bits_of(12), method
+    if kind == "one bit":
+        bits[np.arange(12), np.arange(12)] ^= 1
+    elif kind == "random":
+        bits = bits_of(12, 7)
+    else:
+        by = SecureDualNetwork(SdnSettings(wanted="Young:1"), "cpu")
+    with torch.inference_mode():
+        wrong = by.restore(published, bits)
+        right = method.restore(published, bits_of(12))
+    inside = torch.from_numpy(method.mask) > 0.9
+
+    def error(faces: torch.Tensor) -> torch.Tensor:
+        return (faces - chips)[:, :, inside].abs().mean((1, 2))
+
+    assert bool((error(wrong) > 2 * error(right)).all())
+    # A face, not noise: as smooth as the published one.
+    rough = losses.gradient_loss(wrong, torch.zeros_like(wrong))
+    assert float(rough) < 1.5 * float(losses.gradient_loss(published, torch.zeros_like(published)))
+
+
+def test_two_passwords_give_two_faces_and_one_gives_the_same_bytes(
+    method: SecureDualNetwork, chips: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        one, two = (method(chips, context(bits_of(12, seed))) for seed in (0, 1))
+        fresh = SecureDualNetwork(SdnSettings(), "cpu")(chips.flip(0), context(bits_of(12)[::-1]))
+        alone = method(chips[3:4], context(bits_of(12)[3:4]))
+    assert torch.equal(one, fresh.flip(0)) and torch.equal(one[3:4], alone)
+    assert float((one - two).abs().mean((1, 2, 3)).min()) > 0.01
+
+
+def test_restoring_does_not_depend_on_the_batch(
+    method: SecureDualNetwork, published: torch.Tensor
+) -> None:
+    many = published.repeat(2, 1, 1, 1)
+    bits = np.concatenate([bits_of(12), bits_of(12, 9)])
+    with torch.inference_mode():
+        together = method.restore(many, bits)
+        alone = torch.cat([method.restore(many[n : n + 1], bits[n : n + 1]) for n in (0, 7, 20)])
+    assert torch.equal(together[[0, 7, 20]], alone)

@@ -1,8 +1,8 @@
-"""Cut a face out as an aligned chip, and paste a chip back without a visible seam.
+"""Crop a face as an aligned chip, and paste a chip back without a visible seam.
 
-The chip convention is dlib's: a similarity transform takes the five landmarks to a mean face,
-and `padding` widens the square around that mean face by a share of its side. The affine of a
-chip is six numbers (a, b, c, d, e, f), row-major 2x3, that take frame pixels to chip pixels:
+Chips follow dlib's convention: a similarity transform maps the five landmarks to a mean face, and
+`padding` widens the square around that mean face by a share of its side. The affine of a chip is
+six numbers (a, b, c, d, e, f), row-major 2x3, that map frame pixels to chip pixels:
 x' = a x + b y + c, y' = d x + e y + f.
 """
 
@@ -38,7 +38,7 @@ base of the nose. Source: dlib, image_transforms/interpolation.h, get_face_chip_
 
 
 def similarity(source: Points, target: Points) -> Affine:
-    """The similarity transform that takes `source` to `target` with least squared error.
+    """Return the similarity transform from `source` to `target` with least squared error.
 
     Args:
         source, target: (P, 2), P >= 2, not all points equal.
@@ -59,7 +59,7 @@ def similarity(source: Points, target: Points) -> Affine:
 
 
 def unit_affine(landmarks: Points) -> Affine:
-    """The affine from frame pixels to the unit square of the mean face.
+    """Return the affine from frame pixels to the unit square of the mean face.
 
     Args:
         landmarks: (5, 2) in dlib's order (see MEAN_FACE_5), frame pixels.
@@ -70,7 +70,7 @@ def unit_affine(landmarks: Points) -> Affine:
 
 
 def chip_from_unit(unit: Affine, size: int, padding: float) -> Affine:
-    """The affine from frame pixels to a chip of `size` x `size` px.
+    """Return the affine from frame pixels to a chip of `size` x `size` px.
 
     Args:
         unit: `unit_affine` of the face.
@@ -78,48 +78,48 @@ def chip_from_unit(unit: Affine, size: int, padding: float) -> Affine:
         padding: share of the mean face's side added on each side (dlib's recognizer: 0.25).
     """
     scale = size / (2 * padding + 1)
-    # dlib's chip coordinates run from 0 to size; pixel centers lie half a pixel in.
+    # dlib's chip coordinates run from 0 to size; pixel centers are half a pixel in.
     return unit * scale + np.array([[0, 0, 1], [0, 0, 1]]) * (padding * scale - 0.5)
 
 
 def unit_from_chip(affine: Affine, size: int, padding: float) -> Affine:
-    """The inverse of `chip_from_unit`: the affine from frame pixels to the unit square."""
+    """Undo `chip_from_unit`: return the affine from frame pixels to the unit square."""
     scale = size / (2 * padding + 1)
     return (affine - np.array([[0, 0, 1], [0, 0, 1]]) * (padding * scale - 0.5)) / scale
 
 
 def chip_affine(landmarks: Points, size: int, padding: float) -> Affine:
-    """`chip_from_unit` from the (5, 2) landmarks of a face."""
+    """Return `chip_from_unit` for a face's (5, 2) landmarks."""
     return chip_from_unit(unit_affine(landmarks), size, padding)
 
 
 def apply_affine(affine: Affine, points: Points) -> Points:
-    """Take (P, 2) points through a (2, 3) affine."""
+    """Transform (P, 2) points with a (2, 3) affine."""
     return np.asarray(points @ affine[:, :2].T + affine[:, 2], dtype=np.float64)
 
 
 def invert(affine: Affine) -> Affine:
-    """The inverse of a (2, 3) affine."""
+    """Return the inverse of a (2, 3) affine."""
     return np.asarray(cv2.invertAffineTransform(affine), dtype=np.float64)
 
 
 def scale_of(affine: Affine) -> float:
-    """Chip pixels per frame pixel of a similarity transform."""
+    """Return the chip pixels per frame pixel of a similarity transform."""
     return float(np.hypot(affine[0, 0], affine[1, 0]))
 
 
 def crop(frame: Image, affine: Affine, size: int, extend: bool = False) -> Image:
-    """Cut a chip of (size, size, 3) uint8 RGB out of a frame.
+    """Crop a (size, size, 3) uint8 RGB chip from a frame.
 
-    Outside the frame the chip is black, as dlib's are, or (`extend`) repeats the frame's edge.
+    Outside the frame the chip is black, as in dlib, or (`extend`) repeats the frame's edge.
 
-    Where the chip is smaller than the face, the region is first averaged down by whole factors,
-    so that no detail aliases.
+    If the chip is smaller than the face, the region is first averaged down by integer factors to
+    avoid aliasing.
     """
     x0, y0, x1, y1 = frame_box(affine, size, frame.shape)
     if x0 >= x1 or y0 >= y1:
         return np.zeros((size, size, 3), np.uint8)
-    region = frame[y0:y1, x0:x1]  # OpenCV cannot warp out of pictures beyond 32,767 px
+    region = frame[y0:y1, x0:x1]  # OpenCV cannot warp from pictures beyond 32,767 px
     factor = int(1.0 / scale_of(affine))
     if factor < 2:
         moved = affine.copy()
@@ -128,14 +128,14 @@ def crop(frame: Image, affine: Affine, size: int, extend: bool = False) -> Image
     height, width = max(1, (y1 - y0) // factor), max(1, (x1 - x0) // factor)
     region = region[: height * factor, : width * factor]
     small = cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA)
-    # Pixel centers: small (i, j) is the mean of a block whose center lies (factor - 1) / 2 in.
+    # Pixel centers: small (i, j) is the mean of a block centered (factor - 1) / 2 in.
     shift = (factor - 1) / 2
     to_frame = np.array([[factor, 0, x0 + shift], [0, factor, y0 + shift], [0, 0, 1.0]])
     return _warp(np.asarray(small, np.uint8), affine @ to_frame, size, extend)
 
 
 def frame_box(affine: Affine, size: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The frame's pixels that a chip touches: x0, y0, x1, y1, upper bounds excluded, clipped."""
+    """Return the box of frame pixels that a chip touches, clipped, upper bounds excluded."""
     corners = np.array([[-1, -1], [size, -1], [-1, size], [size, size]], dtype=np.float64)
     points = apply_affine(invert(affine), corners)
     low = np.floor(points.min(0)).astype(int)
@@ -153,14 +153,14 @@ def _warp(frame: Image, affine: Affine, size: int, extend: bool) -> Image:
 
 
 def paste(frame: Image, chip: Image, affine: Affine, mask: Mask) -> None:
-    """Lay a chip over a frame, in place, by the inverse of the affine that cut it.
+    """Paste a chip over a frame, in place, with the inverse of the affine that cropped it.
 
     Args:
         frame: (H, W, 3) uint8 RGB, changed in place.
         chip: (S, S, 3) uint8 RGB.
         affine: the (2, 3) affine from frame pixels to chip pixels.
-        mask: (S, S) float32 in [0, 1]: the share of the chip at each place. 1 replaces the
-            frame's pixel wholly; a soft edge outside that region hides the seam.
+        mask: (S, S) float32 in [0, 1], the chip's weight at each pixel. 1 replaces the frame's
+            pixel completely; a soft edge outside that region hides the seam.
     """
     x0, y0, x1, y1 = frame_box(affine, chip.shape[0], frame.shape)
     if x0 >= x1 or y0 >= y1:
@@ -176,7 +176,7 @@ def paste(frame: Image, chip: Image, affine: Affine, mask: Mask) -> None:
 
 
 def _shrink(chip: Image, mask: Mask, affine: Affine) -> tuple[Image, Mask, Affine]:
-    """Average a chip down by a whole factor where it is far finer than the frame."""
+    """Average a chip down by an integer factor if it is much finer than the frame."""
     factor = int(scale_of(affine))
     if factor < 2:
         return chip, mask, affine

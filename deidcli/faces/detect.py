@@ -1,8 +1,8 @@
 """Find the faces of a frame: boxes, scores and five landmarks.
 
-Detectors: `auto`, the default (CenterFace, one look and close looks, `faces/search.py`), `hog`
-(dlib's frontal HOG detector), `cnn` (dlib's mmod network), and `none` (the picture is a face).
-docs/detectors.md has the measurements behind the default.
+Detectors: `auto`, the default (CenterFace in a first pass and close passes, `faces/search.py`),
+`hog` (dlib's frontal HOG detector), `cnn` (dlib's mmod network), and `none` (the whole picture is a
+face). docs/detectors.md has the measurements behind the default.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ from deidcli.faces.landmarks import (
 from deidcli.processes import resolve_device
 
 CNN_WORKING_MEGAPIXELS = 3.0
-"""The largest picture that dlib's network works on; its memory grows by about 0.1 GB a
-megapixel."""
+"""The largest picture for dlib's network; its memory grows by about 0.1 GB per megapixel."""
 THRESHOLD = 0.2
-"""Score from which `auto` calls a place a face."""
+"""Least score at which `auto` reports a face."""
 DOUBT = 0.1
-"""Score from which it is listed for a person to look at."""
+"""Least score at which a place is listed for review by a person."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +51,28 @@ class Face:
     landmarks: Points
     """(5, 2) float64, in the order of `align.MEAN_FACE_5`."""
     fitted: bool = True
-    """Whether the landmarks were found; otherwise they are those of an upright face in the box."""
+    """Whether the landmarks were found; if not, they are those of an upright face in the box."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector says of a frame."""
+    """A detector's result for a frame."""
 
     faces: list[Face]
     """Best first."""
     doubts: list[tuple[Box, float]]
-    """Places that may be faces and were not taken for some; box and score."""
+    """Places that may be faces but were not reported as such; box and score."""
 
 
 def to_face(
     gray: Image, box: Box, score: float, shape: BoxShape, points: Points | None = None
 ) -> Face:
-    """A detection with its landmarks.
+    """Return a detection with its landmarks.
 
     Args:
         gray: (H, W) uint8.
         shape: how its detector draws boxes.
-        points: CenterFace's five points, where it is the detector.
+        points: CenterFace's five points, if it is the detector.
     """
     found = find_landmarks(gray, box, shape, points)
     if found is None:
@@ -82,23 +81,23 @@ def to_face(
 
 
 WINDOW = 160
-"""px of a given face when CenterFace looks for its points."""
+"""Size in px to which a user's face is scaled when CenterFace looks for its points."""
 SAME_BOX = 0.4
-"""Intersection over union from which two boxes are one face."""
+"""Least intersection over union of two boxes of one face."""
 
 
 def faces_at(frame: Image, boxes: Sequence[Box]) -> list[Face]:
-    """The faces in given boxes, such as a user's, with landmarks where there are some.
+    """Return the faces in boxes from the user, with landmarks if they can be found.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        boxes: from the hairline to the chin, more or less.
+        boxes: roughly from the hairline to the chin.
     """
     gray = to_gray(frame) if boxes else frame
     faces = []
     for box in boxes:
         points = points_in(frame, box)
-        if points is None:  # dlib's predictor draws a face into any wall
+        if points is None:  # dlib's predictor finds a face in any wall
             guessed = landmarks_from_box(box, CENTERFACE_BOX)
             faces.append(Face(box, 1.0, guessed, fitted=False))
         else:
@@ -107,7 +106,7 @@ def faces_at(frame: Image, boxes: Sequence[Box]) -> list[Face]:
 
 
 def points_in(frame: Image, box: Box) -> Points | None:
-    """CenterFace's points of the face in a box; None where it sees none there."""
+    """Return CenterFace's points of the face in a box; None if it finds none there."""
     height, width = frame.shape[:2]
     reach = max(box[2] - box[0], box[3] - box[1]) / 2
     x0, y0 = max(0, int(box[0] - reach)), max(0, int(box[1] - reach))
@@ -123,13 +122,13 @@ def points_in(frame: Image, box: Box) -> Points | None:
 
 
 def joined(found: Sequence[Face], given: Sequence[Face]) -> list[Face]:
-    """Found faces, and given ones that were not found."""
+    """Return the detected faces and the user's faces that were not detected."""
     new = [f for f in given if all(overlap(f.box, other.box) < SAME_BOX for other in found)]
     return [*found, *new]
 
 
 def overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
     height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
     areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
@@ -137,7 +136,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def whole_frame(frame: Image) -> Face:
-    """`--detector none`: the picture is a face, cut as dlib's chips are (padding 0.25)."""
+    """Return the whole picture as a face, cropped like dlib's chips with padding 0.25."""
     height, width = frame.shape[:2]
     side = min(height, width) / 1.5
     box = (0.0, 0.0, float(width), float(height))
@@ -146,7 +145,7 @@ def whole_frame(frame: Image) -> Face:
 
 
 class Detector:
-    """A detector by its name on the command line, loaded when it is first needed."""
+    """A detector by its command-line name, loaded on first use."""
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         self.name = name
@@ -154,11 +153,11 @@ class Detector:
         self._network: Any = None
 
     def __call__(self, frame: Image) -> list[Face]:
-        """The faces of a (H, W, 3) uint8 RGB frame, best first."""
+        """Return the faces of a (H, W, 3) uint8 RGB frame, best first."""
         return self.detect(frame).faces
 
     def detect(self, frame: Image) -> Detection:
-        """The faces of a (H, W, 3) uint8 RGB frame, and what may be one."""
+        """Return the faces and possible faces of a (H, W, 3) uint8 RGB frame."""
         if self.name == "none":
             return Detection([whole_frame(frame)], [])
         if self.name == "auto":
@@ -179,7 +178,7 @@ class Detector:
         return [((b[0], b[1], b[2] + 1.0, b[3] + 1.0), score) for b, score in found]
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest says about it."""
+        """Return the detector's entry in the manifest."""
         if self.name == "auto":
             return {
                 "name": self.name,

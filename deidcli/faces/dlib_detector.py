@@ -18,17 +18,17 @@ from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import DLIB_DETECTOR
 
 WINDOW = 80
-"""Side of the detector's window in pixels: a face this large is found without enlarging."""
+"""Side of the detector's window in pixels: faces of this size are found without enlarging."""
 LEVEL_RATE = 5.0 / 6.0
-"""Each pyramid level's size over the one before (dlib's `pyramid_down<6>`)."""
+"""Ratio of a pyramid level's size to the previous one's (dlib's `pyramid_down<6>`)."""
 TILE_PADDING = 10
 TILE_OUTER_PADDING = 11
 SMALLEST_LEVEL = 5
 """The lowest pyramid level, in pixels (dlib, image_transforms/image_pyramid.h)."""
 SMALLEST_TILE = 29
-"""The detector's three downsampling layers need this many pixels a side."""
+"""The detector's three downsampling layers need at least this many pixels per side."""
 NMS_IOU = 0.338276
-"""Overlap above which the weaker box goes; stored in dlib's weight file."""
+"""Overlap above which the weaker box is dropped; stored in dlib's weight file."""
 
 
 class CnnDetection(NamedTuple):
@@ -51,8 +51,8 @@ class DlibDetector(nn.Module):
         table = tensor_table(DLIB_DETECTOR)
         *body, head = convolutions(weights.read_bytes(), table["tensors"])
         self.body = nn.ModuleList(body)
-        # One output channel leaves a vector unit idle. The 9x9 filter is the sum of its rows, so
-        # 9 filters of 1x9 run instead, and their outputs are added, each shifted by its row.
+        # One output channel would leave vector units idle. The 9x9 filter is the sum of its rows,
+        # so 9 filters of 1x9 run instead, and their outputs are added, each shifted by its row.
         self.head_rows = nn.Parameter(
             head.weight[0].transpose(0, 1)[:, :, None].contiguous(), requires_grad=False
         )  # (9, 45, 1, 9)
@@ -80,7 +80,7 @@ class DlibDetector(nn.Module):
 
 
 def load_detector(device: str | torch.device = "cpu") -> DlibDetector:
-    """The detector in eval mode, its weights frozen.
+    """Load the detector in eval mode, with frozen weights.
 
     Raises:
         DeidError: pip has not installed the weights, or their bytes differ.
@@ -91,12 +91,12 @@ def load_detector(device: str | torch.device = "cpu") -> DlibDetector:
 
 
 def _unsigned(value: int) -> int:
-    """As C's unsigned long: dlib compares differences that way, and negative ones become huge."""
+    """Convert to C's unsigned long, as dlib compares differences; negative ones become huge."""
     return value % 2**64
 
 
 def tile_layout(height: int, width: int) -> tuple[list[Rect], int, int]:
-    """Where dlib puts the pyramid levels of a picture.
+    """Return where dlib puts the pyramid levels of a picture.
 
     The levels go down the left edge, then up the right edge once a level fits beside its
     neighbor (dlib, `compute_tiled_image_pyramid_details`).
@@ -137,7 +137,7 @@ def tile_layout(height: int, width: int) -> tuple[list[Rect], int, int]:
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    """dlib's bilinear `resize_image`: corner pixels onto corner pixels. (1, 3, H, W) float32."""
+    """Resize (1, 3, H, W) float32 like dlib's bilinear `resize_image`, aligning corner pixels."""
     return F.interpolate(image, (height, width), mode="bilinear", align_corners=True)
 
 
@@ -161,12 +161,12 @@ def tile_pyramid(image: Tensor, mean: Tensor) -> tuple[Tensor, list[Rect]]:
 
 
 def _round(value: float) -> int:
-    """C's `lround`: halves away from zero, where Python's go to the even number."""
+    """Round like C's `lround`, halves away from zero; Python rounds them to even."""
     return int(math.copysign(math.floor(abs(value) + 0.5), value))
 
 
 def _nearest_rect(rects: list[Rect], x: int, y: int) -> int:
-    """The level that a tile pixel belongs to: the first of the nearest ones."""
+    """Return the level that a tile pixel belongs to, the first of the nearest ones."""
     distances = [
         math.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom))
         for left, top, right, bottom in rects
@@ -175,7 +175,7 @@ def _nearest_rect(rects: list[Rect], x: int, y: int) -> int:
 
 
 def _window(rects: list[Rect], row: int, column: int) -> Rect:
-    """The detection window of an output cell, in pixels of the pyramid's largest level."""
+    """Return an output cell's detection window, in pixels of the pyramid's largest level."""
     x, y = 8 * column + 14, 8 * row + 14
     level = _nearest_rect(rects, x, y)
     reach = (WINDOW - 1) / 2
@@ -192,7 +192,7 @@ def _area(left: int, top: int, right: int, bottom: int) -> int:
 
 
 def _overlap(a: Rect, b: Rect) -> bool:
-    """dlib's `test_box_overlap`, whose divisor is the box around both, not their union."""
+    """Test overlap like dlib's `test_box_overlap`, over the box around both, not their union."""
     inner = _area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
     outer = _area(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
     return inner > NMS_IOU * outer
@@ -201,7 +201,7 @@ def _overlap(a: Rect, b: Rect) -> bool:
 def _suppressed(
     scores: NDArray[np.float32], threshold: float, rects: list[Rect]
 ) -> list[CnnDetection]:
-    """The windows above the threshold, best first, without those that a better one overlaps."""
+    """Return windows above the threshold, best first, without those overlapped by a better one."""
     rows, columns = np.nonzero(scores > threshold)
     order = np.argsort(-scores[rows, columns], kind="stable")
     kept: list[CnnDetection] = []
@@ -213,8 +213,8 @@ def _suppressed(
 
 
 def _enlarged(image: Tensor) -> Tensor:
-    """dlib's `pyramid_up`: twice the size and a little more, in whole gray levels."""
-    # dlib cuts the fraction off. The margin keeps flat areas flat; dlib's own rounding darkens
+    """Enlarge like dlib's `pyramid_up`: a little more than twofold, in whole gray levels."""
+    # dlib truncates. The margin keeps flat areas flat; dlib's own rounding darkens
     # some of their pixels by one gray level, which moves a score by less than 0.001.
     return _resized(image, 2 * image.shape[2] + 1, 2 * image.shape[3] + 2).add(1e-3).floor()
 
@@ -243,13 +243,13 @@ def detect_cnn(
     threshold: float = 0.0,
     scale: float = 1.0,
 ) -> list[CnnDetection]:
-    """Find faces with dlib's CNN detector; dlib's own result, if `scale` is 1.
+    """Find faces with dlib's CNN detector; with `scale` 1 the result is dlib's own.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         upsample: how often to double the picture, as in dlib; finds faces from 80 / 2**upsample px.
-        threshold: lowest score, excluded. dlib's is 0; below it there are many false alarms.
-        scale: enlarge (or reduce) the picture by this much first, in place of or before doubling.
+        threshold: lowest score, excluded. dlib's is 0; lower values give many false positives.
+        scale: enlarge (or reduce) the picture by this much first, instead of or before doubling.
 
     Returns:
         Faces in the frame's pixels, best first. They depend on this picture alone.

@@ -1,13 +1,13 @@
 """dlib's face recognizer and its CNN face detector as torch modules, on dlib's own weight files.
 
-Both give dlib's numbers several times faster than dlib's wheel does on a CPU, and the recognizer
-has gradients. Architectures: `tools/python/src/face_recognition.cpp` and `cnn_face_detector.cpp`
+Both give dlib's numbers several times faster than dlib's wheel on a CPU, and the recognizer has
+gradients. Architectures: `tools/python/src/face_recognition.cpp` and `cnn_face_detector.cpp`
 of dlib 20.0; the detector's loss is King, "Max-Margin Object Detection", 2015 (arXiv 1502.00046).
-The tables beside this module say where each tensor lies in its file.
+The tables beside this module give each tensor's position in its file.
 
-The detector is exact only if it sees what dlib shows it: dlib tiles an image pyramid into one
-picture, and a window near a level's border also sees a piece of its neighbor. So the same tiling
-is built here, down to the quirks of its arithmetic.
+The detector is exact only on the input that dlib gives it: dlib tiles an image pyramid into one
+picture, and a window near a level's border also sees a piece of its neighbor. This module therefore
+builds the same tiling, including the quirks of its arithmetic.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import DLIB_RECOGNIZER, PipFile
 
 CHIP_SIZE = 150
-"""Side of the recognizer's chip in pixels; dlib cuts it with padding 0.25."""
+"""Side of the recognizer's chip in pixels; dlib crops it with padding 0.25."""
 EMBEDDING_SIZE = 128
 
 Rect = tuple[int, int, int, int]
@@ -44,7 +44,7 @@ def floats(data: bytes, tensor: dict[str, Any]) -> Tensor:
 
 
 def convolutions(data: bytes, tensors: list[dict[str, Any]]) -> list[nn.Conv2d]:
-    """The convolutions in order from the input, each with the affine layer after it folded in."""
+    """Return the convolutions from input to output, each with the next affine layer folded in."""
     layers: list[nn.Conv2d] = []
     for tensor in tensors:
         if tensor["kind"] == "con":
@@ -77,7 +77,7 @@ class Residual(nn.Module):
         y: Tensor = self.second(F.relu_(self.first(x)))
         if self.first.stride[0] == 2:
             x = F.avg_pool2d(x, 2)
-            # dlib adds tensors of unlike shape as if zeros stood where one of them ends.
+            # dlib adds tensors of different shapes as if they were padded with zeros.
             x = F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))
             y = F.pad(y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2]))
         return F.relu_(x + y)
@@ -109,7 +109,7 @@ class DlibRecognizer(nn.Module):
             chips: (N, 3, 150, 150) float32 RGB in [0, 1], dlib's chip with padding 0.25.
 
         Returns:
-            (N, 128) float32, not normalized; as dlib's `compute_face_descriptor(chip)`.
+            (N, 128) float32, not normalized, like dlib's `compute_face_descriptor(chip)`.
         """
         x = (chips * 255.0 - self.mean) / 256.0
         x = F.relu_(self.stem(x.contiguous(memory_format=torch.channels_last)))
@@ -119,7 +119,7 @@ class DlibRecognizer(nn.Module):
 
 
 def load_recognizer(device: str | torch.device = "cpu") -> DlibRecognizer:
-    """The recognizer in eval mode, its weights frozen.
+    """Load the recognizer in eval mode, with frozen weights.
 
     Raises:
         DeidError: pip has not installed the weights, or their bytes differ.
@@ -131,10 +131,10 @@ def load_recognizer(device: str | torch.device = "cpu") -> DlibRecognizer:
 
 @torch.no_grad()  # not inference_mode: a loss may use the result
 def embed(recognizer: DlibRecognizer, chips: Tensor, micro_batch: int = 4) -> Tensor:
-    """Embed chips so that a chip's numbers do not depend on the chips beside it.
+    """Embed chips so that a chip's embedding does not depend on the others in its batch.
 
-    The CPU kernels round differently for different batch sizes (by about 4e-7), so every pass
-    has the same size, the last one filled up with zeros. The bits still depend on `micro_batch`,
+    The CPU kernels round differently for different batch sizes (by about 4e-7), so every batch has
+    the same size, and the last one is padded with zeros. The bits still depend on `micro_batch`,
     the number of threads, the machine, and torch's version.
 
     Args:

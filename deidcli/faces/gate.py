@@ -1,7 +1,7 @@
 """The gate: does a published face still match its original?
 
-Both are cut by the original's landmarks and compared by dlib's recognizer. Its own threshold,
-0.6, is the default: at or below it, dlib calls two faces the same person.
+Both are cropped by the original's landmarks and compared by dlib's recognizer. Its own threshold,
+0.6, is the default: at or below it, dlib considers two faces the same person.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Gate:
         self._network: DlibRecognizer = load_recognizer(device)
 
     def cut(self, frame: Image, unit: Affine) -> Image:
-        """The (150, 150, 3) uint8 RGB chip of a face that the gate compares."""
+        """Crop the (150, 150, 3) uint8 RGB chip that the gate compares."""
         return crop(frame, chip_from_unit(unit, CHIP_SIZE, CHIP_PADDING), CHIP_SIZE)
 
     def distances(
         self, originals: Sequence[Image], published: Sequence[Image]
     ) -> NDArray[np.float64]:
-        """(N,) Euclidean distances between N originals' chips and N published ones."""
+        """Return (N,) Euclidean distances between N original and N published chips."""
         both = torch.from_numpy(np.stack([*originals, *published]))
         chips = both.to(self._device).permute(0, 3, 1, 2).float() / 255
         codes = embed(self._network, chips).cpu().numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""A network as a list of nodes, as ONNX and Keras files describe it."""
+"""A network as a list of nodes, the form of ONNX and Keras files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Node:
 
 
 class GraphNet(nn.Module):
-    """A feed-forward graph; `nodes` in the order of computation, the last one is the result."""
+    """A feed-forward graph; `nodes` are in order of computation, the last one is the result."""
 
     def __init__(self, nodes: Sequence[Node], source: str) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class GraphNet(nn.Module):
         self.spent = [[n for n in node.inputs if last_use[n] == i] for i, node in enumerate(nodes)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) -> what the graph gives."""
+        """Run the graph on (N, 3, H, W) pictures."""
         values = {self.source: x}
         for module, (inputs, output), spent in zip(
             self.modules_, self.wires, self.spent, strict=True
@@ -60,7 +60,7 @@ class Concatenate(nn.Module):
 
 
 def filled(module: nn.Module, **arrays: NDArray[np.float32]) -> nn.Module:
-    """A module with its parameters and buffers set; every one must be named and fit."""
+    """Set a module's parameters and buffers; all must be named and have the right shape."""
     state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
         state["num_batches_tracked"] = torch.tensor(0)

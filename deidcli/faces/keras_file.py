@@ -48,7 +48,7 @@ def _keras_module(layer: dict[str, Any], arrays: dict[str, NDArray[np.float32]])
     if kind == "Dense":
         kernel = arrays["kernel"]
         return filled(nn.Linear(kernel.shape[0], kernel.shape[1], bias=False), weight=kernel.T)
-    if kind == "Lambda":  # the residual blocks' sum, the right-hand side scaled
+    if kind == "Lambda":  # the residual blocks' sum, with the right-hand side scaled
         return Add(config["arguments"]["scale"])
     simple: dict[str, Callable[[], nn.Module]] = {
         "Activation": nn.ReLU,
@@ -61,7 +61,7 @@ def _keras_module(layer: dict[str, Any], arrays: dict[str, NDArray[np.float32]])
 
 
 def _append_folded(nodes: list[Node], node: Node) -> None:
-    """Add a node; a batch norm goes into the convolution before it, which saves a third."""
+    """Add a node; a batch norm is folded into the convolution before it, which saves a third."""
     if isinstance(node.module, nn.BatchNorm2d):
         index = next(i for i, earlier in enumerate(nodes) if earlier.output == node.inputs[0])
         conv = nodes[index]
@@ -78,7 +78,7 @@ class _Mean(nn.Module):
 
 
 def read_keras(path: Path) -> GraphNet:
-    """InceptionResnetV1 (Szegedy et al. 2016; 128 outputs) as the Keras file describes it."""
+    """Read InceptionResnetV1 (Szegedy et al. 2016; 128 outputs) from its Keras file."""
     try:
         import h5py
     except ImportError:

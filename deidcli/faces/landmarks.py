@@ -1,9 +1,9 @@
 """Five landmarks for a detected face: dlib's, CenterFace's, or none that fit.
 
-dlib's 5-point predictor is exact on upright faces and puts its points anywhere on others.
-CenterFace's points are coarser and follow a face in any position. So a face that CenterFace sees
-turned is set upright by its points before dlib looks at it; points that do not fit their box are
-thrown away, CenterFace's are tried instead, and a face without any that fit says so.
+dlib's 5-point predictor is exact on upright faces and unreliable on others. CenterFace's points are
+coarser but follow a face in any orientation. A face that CenterFace sees rotated is therefore set
+upright by its points before dlib's predictor runs. Points that do not fit their box are discarded,
+CenterFace's are tried instead, and a face for which none fit is marked as such.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deidcli.weights.pip_files import DLIB_LANDMARKS
 
 @dataclass(frozen=True)
 class BoxShape:
-    """How a detector draws its boxes: in sides of the mean face, in its unit square."""
+    """How a detector draws its boxes, in sides of the mean face, in its unit square."""
 
     width: float
     height: float
@@ -44,33 +44,33 @@ class BoxShape:
 
     @property
     def size(self) -> float:
-        """Side of the square of the same area."""
+        """Side of the square with the same area."""
         return math.sqrt(self.width * self.height)
 
 
 DLIB_BOX = BoxShape(1.3, 1.3, (0.49, 0.48))
-"""dlib's boxes: medians over 300 CelebA training faces; 98 % of the widths lay between 1.06 and
+"""dlib's boxes: medians over 300 CelebA training faces; 98 % of the widths are between 1.06 and
 1.47."""
 CENTERFACE_BOX = BoxShape(1.17, 1.56, (0.50, 0.38))
 """CenterFace's boxes, from the hairline to the chin: medians over 596 CelebA training faces; 98 %
-of the widths lay between 0.99 and 1.31, of the heights between 1.35 and 1.81."""
+of the widths are between 0.99 and 1.31, of the heights between 1.35 and 1.81."""
 CENTERFACE_POINTS = np.array(
     [[0.2265, 0.2185], [0.7727, 0.2080], [0.4970, 0.5295], [0.2653, 0.7682], [0.7242, 0.7587]]
 )
-"""Where CenterFace's five points lie in the mean face's unit square: medians over 150 of them."""
+"""CenterFace's five points in the mean face's unit square: medians over 150 faces."""
 
 FITTING_SIZES = (0.69, 1.36)
-"""Sizes of a box that landmarks may imply, in sizes of the detector's usual box."""
+"""Range of box sizes that landmarks may imply, relative to the detector's usual box."""
 FITTING_OFFSET = 0.35
-"""Largest distance of its middle from the usual one, in sides of the mean face, in x and y."""
+"""Largest offset of the box's center from the usual one, in sides of the mean face, in x and y."""
 TURNED = math.radians(25)
-"""From this roll on a face is set upright before dlib's predictor sees it."""
+"""Least roll at which a face is set upright before dlib's predictor runs."""
 COVERED = 0.95
-"""Share of a box that the head region of its landmarks holds at least."""
+"""Least share of a box that the head region of its landmarks must cover."""
 SPREAD, SPREADS = 0.96, 20
-"""Factor by which a face's scale falls at a step until it does, and the most steps."""
+"""Factor of a face's scale per step until it does, and the maximum number of steps."""
 UPRIGHT_SIDE = 200
-"""px of the upright picture that is made for it."""
+"""Side in px of the upright picture for dlib's predictor."""
 
 
 @cache
@@ -79,11 +79,11 @@ def _predictor() -> Any:
 
 
 def landmarks(frame: Image, box: Box) -> Points:
-    """dlib's five landmarks of an upright face: (5, 2) float64 in frame pixels.
+    """Return dlib's five landmarks of an upright face: (5, 2) float64 in frame pixels.
 
     Args:
         frame: (H, W, 3) uint8 RGB, or (H, W) gray, which is a third of the work.
-        box: as dlib's detectors draw it.
+        box: in the convention of dlib's detectors.
     """
     x0, y0, x1, y1 = box
     rect = dlib.rectangle(round(x0), round(y0), round(x1) - 1, round(y1) - 1)
@@ -92,13 +92,13 @@ def landmarks(frame: Image, box: Box) -> Points:
 
 
 def landmarks_from_box(box: Box, shape: BoxShape = DLIB_BOX) -> Points:
-    """Where the five landmarks of an upright mean face lie in a detector's box: (5, 2)."""
+    """Return the five landmarks of an upright mean face in a detector's box: (5, 2)."""
     unit = _unit_of_box(box, shape)
     return apply_affine(invert(unit), MEAN_FACE_5)
 
 
 def _unit_of_box(box: Box, shape: BoxShape) -> Affine:
-    """From frame pixels to the unit square, if the box holds an upright mean face."""
+    """Return the affine from frame pixels to the unit square for an upright mean face in a box."""
     x0, y0, x1, y1 = box
     scale = shape.size / max(math.sqrt(max(x1 - x0, 0) * max(y1 - y0, 0)), 1e-3)
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
@@ -107,7 +107,7 @@ def _unit_of_box(box: Box, shape: BoxShape) -> Affine:
 
 
 def dlib_box(box: Box, shape: BoxShape) -> Box:
-    """The box that dlib's detectors would draw round a face in another detector's box."""
+    """Return the box that dlib's detectors would draw for a face in another detector's box."""
     if shape == DLIB_BOX:
         return box
     half = DLIB_BOX.width / 2
@@ -119,8 +119,8 @@ def dlib_box(box: Box, shape: BoxShape) -> Box:
 def fits(points: Points, box: Box, shape: BoxShape = DLIB_BOX) -> bool:
     """Return whether landmarks fit their box.
 
-    The predictor is trained on frontal faces; on profiles and false alarms it may put five points
-    on a heap, and a region sized by them would miss the head.
+    The predictor is trained on frontal faces; on profiles and false positives it may put all five
+    points close together, and a region sized by them would miss the head.
     """
     if np.ptp(points, axis=0).max() < 1:
         return False
@@ -136,10 +136,10 @@ def fits(points: Points, box: Box, shape: BoxShape = DLIB_BOX) -> bool:
 def find_landmarks(
     gray: Image, box: Box, shape: BoxShape, points: Points | None = None
 ) -> Points | None:
-    """The five landmarks of a face, by whatever finds some that fit; its head holds the box.
+    """Find five landmarks of a face that fit and whose head region covers the box.
 
-    A region is sized by the landmarks, so where their head would leave some of the box uncovered,
-    they are moved to its middle and spread until it does not.
+    A region is sized by the landmarks. If their head region would leave part of the box uncovered,
+    they are moved to the box's center and spread until it does not.
 
     Args:
         gray: (H, W) uint8.
@@ -153,7 +153,7 @@ def find_landmarks(
 
 
 def covering(points: Points, box: Box, shape: BoxShape) -> Points:
-    """Landmarks as they are, or spread so that the head region holds COVERED of the box.
+    """Return landmarks, spread if needed so that the head region covers COVERED of the box.
 
     Args:
         points: (5, 2) that fit the box.
@@ -172,7 +172,7 @@ def covering(points: Points, box: Box, shape: BoxShape) -> Points:
 
 
 def head_share(unit: Affine, box: Box) -> float:
-    """The share of a box that lies in the head region of a face's unit square."""
+    """Return the share of a box that lies in the head region of a face's unit square."""
     steps = (np.arange(16) + 0.5) / 16
     x, y = np.meshgrid(box[0] + steps * (box[2] - box[0]), box[1] + steps * (box[3] - box[1]))
     u, v = apply_affine(unit, np.stack([x.ravel(), y.ravel()], 1)).T
@@ -182,7 +182,7 @@ def head_share(unit: Affine, box: Box) -> float:
 
 
 def _find(gray: Image, box: Box, shape: BoxShape, points: Points | None = None) -> Points | None:
-    """The five landmarks of a face, by whatever finds some that fit.
+    """Find five landmarks of a face that fit its box.
 
     Args:
         gray: (H, W) uint8.
@@ -208,7 +208,7 @@ def _find(gray: Image, box: Box, shape: BoxShape, points: Points | None = None) 
 
 
 def _landmarks_upright(gray: Image, rough: Affine) -> Points:
-    """dlib's landmarks of a face that stands upright in the unit square of `rough`."""
+    """Return dlib's landmarks of a face that is upright in the unit square of `rough`."""
     scale, padding = UPRIGHT_SIDE / 2, 0.5
     shift = np.array([[0, 0, padding * scale], [0, 0, padding * scale]])
     affine = rough * scale + shift

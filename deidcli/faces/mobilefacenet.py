@@ -1,4 +1,4 @@
-"""FaceX-Zoo's MobileFaceNet, and the reader of the old torch file that holds its weights."""
+"""FaceX-Zoo's MobileFaceNet, and a reader for the old torch file with its weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Stage(nn.Module):
 
 
 def mobilefacenet() -> nn.Sequential:
-    """MobileFaceNet (Chen et al. 2018, table 1; FaceX-Zoo's widths and names): 112 px -> 512."""
+    """Build MobileFaceNet, 112 px -> 512 (Chen et al. 2018, table 1; FaceX-Zoo's widths, names)."""
     return nn.Sequential(
         OrderedDict[str, nn.Module](
             conv1=_Unit(3, 64, 3, 2, 1),
@@ -82,7 +82,7 @@ def mobilefacenet() -> nn.Sequential:
 
 
 class _Inert:
-    """Stands for any class that the pickle names: keeps its attributes, runs nothing."""
+    """A stand-in for any class in the pickle: it keeps the attributes and runs no code."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -92,11 +92,11 @@ _STORAGE_TYPES = {"torch FloatStorage": "<f4", "torch LongStorage": "<i8"}
 
 
 class _LegacyUnpickler(pickle.Unpickler):
-    """Reads a pickled torch module without running any code that the file names.
+    """Reads a pickled torch module without running any code from the file.
 
-    torch.load(weights_only=True) refuses this file, which pickles the module and not only its
-    tensors in torch's format of before 1.6. So every class becomes an inert record, and the
-    three functions below are ours: stricter than weights_only, which would call torch's.
+    torch.load(weights_only=True) refuses this file, which pickles the whole module, not only its
+    tensors, in the format of torch before 1.6. Every class therefore becomes an inert record, and
+    the three functions below are our own, which is stricter than weights_only, which calls torch's.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -128,7 +128,7 @@ def _legacy_storages(file: BinaryIO, types: dict[str, str]) -> dict[str, NDArray
 
 
 def _legacy_tensors(record: _Inert, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The parameters and buffers of a pickled module, by their names in a state dict."""
+    """Yield the parameters and buffers of a pickled module, with their state-dict names."""
     values = vars(record)
     for name, tensor in {**values["_parameters"], **values["_buffers"]}.items():
         if tensor is not None:
@@ -138,7 +138,7 @@ def _legacy_tensors(record: _Inert, prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def read_legacy_module(path: Path) -> dict[str, Tensor]:
-    """The state dict of a module that torch before 1.6 pickled whole, inside a DataParallel.
+    """Read the state dict of a whole module that torch before 1.6 pickled inside a DataParallel.
 
     The file: a magic number, a version, the machine, the object, the storages' keys (a pickle
     each), then for each key the number of values (int64) and the values.
@@ -158,7 +158,7 @@ def read_legacy_module(path: Path) -> dict[str, Tensor]:
 
 
 def load_mobilefacenet(path: Path) -> nn.Module:
-    """FaceX-Zoo's MobileFaceNet on the weights in `path`, batch norms folded into convolutions."""
+    """Load FaceX-Zoo's MobileFaceNet from `path`, with batch norms folded into convolutions."""
     net = mobilefacenet()
     net.load_state_dict(read_legacy_module(path))
     net.eval()

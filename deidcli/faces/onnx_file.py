@@ -16,7 +16,7 @@ from deidcli.faces.protobuf import read_fields
 
 
 def _onnx_tensor(data: memoryview) -> tuple[str, NDArray[np.float32]]:
-    """TensorProto: dims = 1, data_type = 2 (1 is float), name = 8, raw_data = 9."""
+    """Parse TensorProto: dims = 1, data_type = 2 (1 is float), name = 8, raw_data = 9."""
     fields = list(read_fields(data))
     dims = [value for number, value in fields if number == 1]
     one = dict(fields)
@@ -25,7 +25,7 @@ def _onnx_tensor(data: memoryview) -> tuple[str, NDArray[np.float32]]:
 
 
 def _onnx_attributes(attributes: Sequence[memoryview]) -> dict[str, list[int]]:
-    """AttributeProto: name = 1, i = 3, ints = 8. Integers only, always as a list."""
+    """Parse AttributeProto: name = 1, i = 3, ints = 8. Integers only, always as a list."""
     out = {}
     for data in attributes:
         fields = list(read_fields(data))
@@ -56,7 +56,7 @@ def _onnx_module(
 
 
 def read_onnx(path: Path) -> GraphNet:
-    """The network of an ONNX file with the few operators that w600k_mbf has.
+    """Read the network of an ONNX file; supports only the operators of w600k_mbf.
 
     ModelProto: graph = 7. GraphProto: node = 1, initializer = 5. NodeProto: input = 1,
     output = 2, op_type = 4, attribute = 5. Source: onnx/onnx.proto.

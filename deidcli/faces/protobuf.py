@@ -1,7 +1,7 @@
-"""Protocol buffers by their wire format: enough to read an ONNX file, and to change its header.
+"""The wire format of protocol buffers: enough to read an ONNX file and change its header.
 
-Source: protobuf.dev, Encoding. The ONNX files that we open are few and known (their sha256 is
-checked); they do not justify the package `onnx`.
+Source: protobuf.dev, Encoding. The ONNX files that deid opens are few and known (their sha256 is
+checked), so they do not justify depending on the package `onnx`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    """An integer of variable length at an offset, and the offset behind it."""
+    """Read a varint at an offset; return it and the offset after it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -22,7 +22,7 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def read_fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """The fields of a message: number and value (an int, or bytes as a view)."""
+    """Yield the fields of a message: number and value (an int, or bytes as a view)."""
     at = 0
     while at < len(data):
         key, at = read_varint(data, at)
@@ -37,7 +37,7 @@ def read_fields(data: memoryview) -> Iterator[tuple[int, Any]]:
 
 
 def varint(value: int) -> bytes:
-    """An integer of variable length."""
+    """Encode an integer as a varint."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -46,7 +46,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, value: int | bytes | memoryview) -> bytes:
-    """A field: an int as a varint, bytes with their length."""
+    """Encode a field: an int as a varint, bytes with their length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + bytes(value)

@@ -1,8 +1,8 @@
 """Face recognizers: face -> embedding, all in torch, so that they batch and differentiate.
 
-`dlib` comes with every installation. `mobilefacenet`, `w600k_mbf` and `facenet` are optional:
-their weight files are opened by path, and their packages are never imported. RECOGNIZERS holds
-everything that using one needs; docs/recognizers.md has the measurements behind the numbers.
+`dlib` is part of every installation. `mobilefacenet`, `w600k_mbf` and `facenet` are optional: their
+weight files are opened by path, and their packages are never imported. RECOGNIZERS has everything
+needed to use one; docs/recognizers.md has the measurements behind the numbers.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import DLIB_RECOGNIZER, FACENET, MOBILEFACENET, W600K_MBF, PipFile
 
 MICRO_BATCH = {"cpu": 4, "cuda": 64}
-"""Chips that go through a network at once, by kind of device. Always exactly this many (the last
-batch is filled up with black): a convolution's rounding depends on the batch size, and a face's
-embedding must not depend on how many faces came along."""
+"""Batch size by device type. It is always exactly this (the last batch is padded with black): a
+convolution's rounding depends on the batch size, and a face's embedding must not depend on how many
+other faces there are."""
 
 Normalization = tuple[float, float] | Literal["none", "whiten"]
 Embeddings = NDArray[np.float32]
-"""(N, D) float32; of length 1 where the recognizer's metric is cosine."""
+"""(N, D) float32; unit length if the recognizer's metric is cosine."""
 
 
 @dataclass(frozen=True)
 class Recognizer:
-    """A face recognizer and all that using it needs."""
+    """A face recognizer and everything needed to use it."""
 
     name: str
     file: PipFile
@@ -48,28 +48,28 @@ class Recognizer:
     """Side of the chip, px."""
     dimensions: int
     metric: Literal["l2", "cosine"]
-    """l2: Euclidean distance. cosine: 1 - cosine of the angle. Both: less is more alike."""
+    """l2: Euclidean distance. cosine: 1 - cosine of the angle. Smaller is more alike for both."""
     threshold: float
-    """Two faces verify as one person where their distance is at most this. Calibrated at a false
+    """Two faces verify as one person if their distance is at most this. Calibrated at a false
     accept rate of 1e-3 on the 6,000 pairs of LFW (benchmarks/lfw.py)."""
     scale: float
     """Chip pixels per side of align.MEAN_FACE_5's unit square."""
     origin: tuple[float, float]
-    """Where the corner (0, 0) of that unit square lies, chip px, pixel centers at integers."""
+    """Position of that unit square's corner (0, 0) in chip px, with pixel centers at integers."""
     color: Literal["RGB", "BGR"] = "RGB"
-    """The order in which the network takes the channels. Chips are always RGB."""
+    """The network's channel order. Chips are always RGB."""
     normalization: Normalization = "none"
     """(mean, deviation) in the range [0, 255]; whiten: each picture by its own; none: the network
-    takes [0, 1]."""
+    expects [0, 1]."""
 
     @property
     def license(self) -> str:
-        """The license seen for the weights."""
+        """The license found for the weights."""
         return self.file.license
 
 
 def _padded(size: int, padding: float) -> tuple[float, tuple[float, float]]:
-    """`scale` and `origin` of dlib's chips: see align.chip_affine."""
+    """Return `scale` and `origin` of dlib's chips, see align.chip_affine."""
     scale = size / (1 + 2 * padding)
     return scale, (padding * scale - 0.5, padding * scale - 0.5)
 
@@ -78,12 +78,12 @@ _DLIB_SCALE, _DLIB_ORIGIN = _padded(150, 0.25)
 ARCFACE_SCALE = 69.75
 ARCFACE_ORIGIN = (21.83, 37.32)
 """ArcFace's 112 px template (eyes, nose tip, mouth corners) in terms of dlib's mean face. dlib's
-68 points on 500 pictures of CelebA's training split, taken to MEAN_FACE_5 by their five points
-and averaged, fit the template with this scale and shift to 0.7 to 2.9 px a point; the fit's
-rotation, 0.3 degrees, is left out. Template: insightface, utils/face_align.py."""
+68 points on 500 pictures of CelebA's training split, aligned to MEAN_FACE_5 by their five points
+and averaged, fit the template with this scale and shift to within 0.7 to 2.9 px per point; the
+fit's rotation, 0.3 degrees, is dropped. Template: insightface, utils/face_align.py."""
 FACENET_SCALE, FACENET_ORIGIN = _padded(160, 0.25)
-"""The padding whose distances separate best, of 0.15, 0.25 and 0.4, on 327 pictures of 110 people
-in CelebA's training split."""
+"""Of the paddings 0.15, 0.25 and 0.4, the one whose distances separate best on 327 pictures of 110
+people in CelebA's training split."""
 
 RECOGNIZERS: dict[str, Recognizer] = {
     entry.name: entry
@@ -130,7 +130,7 @@ RECOGNIZERS: dict[str, Recognizer] = {
 
 
 def installed_recognizers() -> list[str]:
-    """The names in RECOGNIZERS that `load` can load, in the table's order."""
+    """Return the names in RECOGNIZERS that `load` can load, in the table's order."""
     return [name for name, entry in RECOGNIZERS.items() if _is_installed(entry)]
 
 
@@ -143,7 +143,7 @@ def _is_installed(entry: Recognizer) -> bool:
 
 
 def recognizer_affine(name: str, landmarks: Points) -> Affine:
-    """The affine from frame pixels to a recognizer's chip, for `align.crop`.
+    """Return the affine from frame pixels to a recognizer's chip, for `align.crop`.
 
     Args:
         landmarks: (5, 2) in dlib's order (see align.MEAN_FACE_5), frame pixels.
@@ -154,7 +154,7 @@ def recognizer_affine(name: str, landmarks: Points) -> Affine:
 
 
 def cut(name: str, frame: Image, landmarks: Points) -> Image:
-    """A recognizer's chip of one face: (S, S, 3) uint8 RGB."""
+    """Crop a recognizer's chip of one face: (S, S, 3) uint8 RGB."""
     return crop(frame, recognizer_affine(name, landmarks), _entry(name).size)
 
 
@@ -167,10 +167,10 @@ class Embedder(nn.Module):
         self.net = net
 
     def forward(self, chips: Tensor) -> Tensor:
-        """Differentiable. Embeddings have length 1 where the metric is cosine."""
+        """Embed chips, differentiably. Embeddings have unit length if the metric is cosine."""
         if self.recognizer.color == "BGR":
             chips = chips.flip(1)
-        # On a CPU the convolutions run up to a third faster so.
+        # On a CPU this makes the convolutions up to a third faster.
         chips = chips.contiguous(memory_format=torch.channels_last)
         embeddings: Tensor = self.net(_normalize(chips, self.recognizer.normalization))
         if self.recognizer.metric == "cosine":
@@ -183,16 +183,16 @@ def _normalize(chips: Tensor, how: Normalization) -> Tensor:
         return chips
     if how == "whiten":  # FaceNet's prewhiten, over all pixels and channels of a picture
         std, mean = torch.std_mean(chips, dim=(1, 2, 3), correction=0, keepdim=True)
-        # The floor is 1/sqrt(number of values) in the range [0, 255], as FaceNet has it.
+        # The floor is 1/sqrt(number of values) in the range [0, 255], as in FaceNet.
         return (chips - mean) / std.clamp_min(chips[0].numel() ** -0.5 / 255)
     return (chips * 255 - how[0]) / how[1]
 
 
 def load(name: str, device: str | torch.device = "cpu") -> Embedder:
-    """A recognizer, ready for inference; loaded once a process and device.
+    """Return a recognizer ready for inference, loaded once per process and device.
 
     Raises:
-        DeidError: no such recognizer, or its weights are not installed.
+        DeidError: the recognizer does not exist, or its weights are not installed.
     """
     return _load(name, str(device))
 
@@ -213,10 +213,10 @@ def _entry(name: str) -> Recognizer:
 
 
 def embed(name: str, chips: Sequence[Image], device: str | torch.device = "cpu") -> Embeddings:
-    """Embeddings of chips that `cut` made; a chip's does not depend on the others.
+    """Embed chips made by `cut`; a chip's embedding does not depend on the others.
 
     Args:
-        chips: N of (S, S, 3) uint8 RGB.
+        chips: N chips, (S, S, 3) uint8 RGB.
 
     Returns:
         (N, D) float32.
@@ -241,13 +241,13 @@ def embed_faces(
     landmarks: Sequence[Points],
     device: str | torch.device = "cpu",
 ) -> Embeddings:
-    """Embeddings of one face a frame: (N, D) float32. Landmarks as `recognizer_affine` takes."""
+    """Embed one face per frame: (N, D) float32. Landmarks are those of `recognizer_affine`."""
     chips = [cut(name, frame, points) for frame, points in zip(frames, landmarks, strict=True)]
     return embed(name, chips, device)
 
 
 def distances(name: str, left: Embeddings, right: Embeddings) -> NDArray[np.float64]:
-    """All distances between (N, D) and (M, D) embeddings, in the recognizer's metric: (N, M)."""
+    """Return all distances of (N, D) to (M, D) embeddings in the recognizer's metric: (N, M)."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     if _entry(name).metric == "cosine":
         return np.asarray(1 - a @ b.T)
@@ -256,7 +256,7 @@ def distances(name: str, left: Embeddings, right: Embeddings) -> NDArray[np.floa
 
 
 def pair_distances(name: str, left: Embeddings, right: Embeddings) -> NDArray[np.float64]:
-    """Distances between two matched lists of (N, D) embeddings: (N,)."""
+    """Return distances between two matched lists of (N, D) embeddings: (N,)."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     if _entry(name).metric == "cosine":
         return np.asarray(1 - (a * b).sum(1))

@@ -1,4 +1,4 @@
-"""Which part of a chip a method replaces: the face, or the whole head as far as it shows.
+"""The part of a chip that a method replaces: the face, or the whole visible head.
 
 Regions are ellipses in the unit square of the mean face (align.MEAN_FACE_5), so they follow a
 face's size and roll. One unit is 1.9 times the distance between the eyes.
@@ -30,20 +30,20 @@ REGIONS: dict[str, Ellipse] = {
     "face": Ellipse(0.49, 0.38, 0.75, 0.95),
     "head": Ellipse(0.49, 0.23, 1.0, 1.24),
 }
-"""`face`: brow to chin and cheek to cheek. `head`: with hair, ears and jaw; it holds the whole
-square that recognizers with the ArcFace template see. Sizes chosen by measurement on training
-pictures, see docs/methods/filters.md."""
+"""`face`: brow to chin and cheek to cheek. `head`: with hair, ears and jaw; it contains the whole
+square that recognizers with the ArcFace template see. The sizes were chosen by measurements on
+training pictures, see docs/methods/filters.md."""
 
 FEATHER = 0.10
-"""Width of the soft edge outside the region, in sides of the mean face. Inside the region nothing
-of the original is left."""
+"""Width of the soft edge outside the region, in sides of the mean face. Inside the region, nothing
+of the original remains."""
 
 HEAD_PADDING = 1.15
-"""Padding with which a chip holds the head region and its soft edge."""
+"""Padding at which a chip contains the head region and its soft edge."""
 
 
 def region_mask(region: Region, size: int, padding: float, feather: float = FEATHER) -> Mask:
-    """(size, size) float32: 1 inside the region, falling to 0 across the feather outside it."""
+    """Return a (size, size) float32 mask: 1 inside the region, falling to 0 across the feather."""
     ellipse = REGIONS[region]
     step = (2 * padding + 1) / size
     line = (np.arange(size) + 0.5) * step - padding

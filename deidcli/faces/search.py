@@ -1,10 +1,10 @@
-"""Find the faces of a picture of any size, from 8 px on: one look, then close looks at hints.
+"""Find faces from 8 px up in pictures of any size: one first pass, then close passes at hints.
 
-A face too small for the network leaves a faint trace in the heat map all the same. So the picture
-is looked at once as it is, and then closely, twice, at double size, only where that look left a
-hint that no sure face explains: once as it is, and once mirrored and widened. A face convinces
-both times, most false alarms only once. docs/detectors.md has the measurements behind the
-constants.
+A face too small for the network still leaves a faint trace in the heat map. The picture is
+therefore searched once at its own size. Where this pass leaves a weak detection ("hint") that no
+certain face explains, it is searched twice more at double size: once as it is, and once mirrored
+and widened. Faces score both times, most false positives only once. docs/detectors.md has the
+measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ from deidcli.faces.align import Image
 from deidcli.faces.centerface import Cells, look
 
 COARSE = 1.0
-"""Scale of the first look. At 0.5 the hints of small faces that stand alone are lost, and those of
-dark skin before others (docs/detectors.md)."""
+"""Scale of the first pass. At 0.5 the hints of small isolated faces are lost, more often for dark
+skin (docs/detectors.md)."""
 SMALLEST_SIDE = 96
-"""px that the longer side has at least in the first look; tiny pictures are enlarged for it."""
+"""Least length in px of the longer side in the first pass; tiny pictures are enlarged to it."""
 THUMBNAIL = 320
-"""px of the longer side in a second first look, which finds faces too large for the network."""
+"""Longer side in px of an extra first pass, which finds faces too large for the network."""
 HINT = 0.06
-"""Heat from which a place is looked at again."""
+"""Least heat at which a place is searched again."""
 SURE = 0.5
-"""Score from which a face is certain enough that its own place needs no closer look."""
+"""Least score of a face that is certain enough to need no close pass."""
 SURE_SIZE = 24
-"""px: smaller ones are looked at again all the same."""
+"""Faces smaller than this, in px, are searched again anyway."""
 BANDS = ((0.0, 40.0, 2.0), (40.0, 128.0, 1.0), (128.0, math.inf, 0.5))
-"""Sizes in px of hints, from and below, and the scale at which they are looked at closely."""
+"""Size range of hints in px (from, below), and the scale of their close passes."""
 CROWD, CROWD_MEGAPIXELS = 8, 2.0
-"""So many small hints make a crowd, which is looked at closely from edge to edge; but not in
-larger pictures, where this would take seconds."""
+"""This many small hints make a crowd, which is searched closely from edge to edge, except in larger
+pictures, where this would take seconds."""
 WIDEN, FLATTEN = 1.2, 0.8
-"""How the second close look stretches the picture, beside its scale: across and down."""
+"""How the second close pass stretches the picture in addition to its scale: across and down."""
 WEAK = 0.05
-"""Heat from which a close look counts at all; faces are told by both looks together."""
+"""Least heat in a close pass; faces are decided from both passes together."""
 BLOCK = 8
-"""px of the grid on which hints are gathered into windows."""
+"""Grid size in px on which hints are grouped into windows."""
 MARGIN = 1.0
-"""Reach of a window beyond the middle of a hint, in sizes of the hint."""
+"""Margin of a window around the center of a hint, in sizes of the hint."""
 LEAST_MARGIN = 12.0
-"""px, the same at least."""
+"""Least margin in px."""
 FULL, LEAST_CUT = 0.6, 16
-"""A window less full of hints than this is cut in two, down to this many blocks."""
+"""A window filled less than this with hints is split in two, down to this many blocks."""
 TILE, OVERLAP = 1024, 192
-"""Largest side of what the network sees at once, and how much tiles share; both after scaling. It
-bounds the memory that a large picture takes."""
+"""Largest side of the network's input and the overlap of tiles, both after scaling. This bounds the
+memory for large pictures."""
 SAME = 0.3
 """Two boxes with at least this intersection over union are one face."""
 WITHIN = 0.75
-"""So are two of which one lies within the other by this share."""
+"""Two boxes are also one face if one lies inside the other by this share."""
 AGREE = 0.4
-"""Two looks with at least this intersection over union saw the same thing."""
+"""Boxes of two passes with at least this intersection over union are the same object."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Faces, best first, and places that may be faces."""
+    """Faces, best first, and possible faces."""
 
     faces: Cells
     doubts: Cells
-    """Below the threshold, and not part of a face."""
+    """Possible faces: below the threshold, and not part of a face."""
 
 
 def scaled(picture: Image, across: float, down: float) -> Image:
-    """A picture enlarged or reduced; areas are averaged when it shrinks."""
+    """Enlarge or reduce a picture; shrinking averages areas."""
     if across == down == 1.0:
         return picture
     height, width = picture.shape[:2]
@@ -83,13 +83,13 @@ def scaled(picture: Image, across: float, down: float) -> Image:
 def look_at(
     picture: Image, across: float, threshold: float, *, down: float = 0, flip: bool = False
 ) -> Cells:
-    """The network's cells over a whole picture at a scale, in px of the picture, tile by tile.
+    """Run the network on a whole picture at a scale, tile by tile; cells are in picture px.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
         across: scale of its width, and of its height unless `down` says otherwise.
-        threshold: heat from which a cell counts, in [0, 1].
-        flip: look at mirror images; what is returned lies in the picture.
+        threshold: least heat of a cell, in [0, 1].
+        flip: run on mirror images; the cells returned are in the picture's coordinates.
     """
     seen = scaled(picture, across, down or across)
     height, width = seen.shape[:2]
@@ -103,12 +103,12 @@ def look_at(
 
 
 def _starts(length: int) -> range:
-    """Where tiles begin along a side."""
+    """Return where tiles begin along a side."""
     return range(0, max(1, length - OVERLAP), TILE - OVERLAP)
 
 
 def best(cells: Cells) -> Cells:
-    """One cell a face, best first."""
+    """Return one cell per face, best first."""
     left = np.argsort(-cells.scores, kind="stable")
     kept = []
     while len(left):
@@ -122,7 +122,7 @@ def best(cells: Cells) -> Cells:
 def _overlaps(
     box: NDArray[np.float32], boxes: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Intersection of a box with others over their union, and over the smaller of the two."""
+    """Return a box's intersections with others, over the union and over the smaller box."""
     sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     shared = np.prod(np.maximum(sides, 0), axis=1)
     own = float(np.prod(box[2:] - box[:2]))
@@ -132,13 +132,13 @@ def _overlaps(
 
 
 def search(picture: Image, threshold: float, doubt: float, *, everywhere: bool = False) -> Found:
-    """Look once, then closely where there is a hint.
+    """Search a picture once, then closely at hints.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        threshold: score from which a place is a face.
-        doubt: score from which it is worth a person's look.
-        everywhere: look closely at the whole picture, hints or not; slow.
+        threshold: least score of a face.
+        doubt: least score of a place that a person should review.
+        everywhere: search the whole picture closely, regardless of hints; slow.
     """
     first = _first_look(picture)
     sure = best(first.take(first.scores >= SURE))
@@ -166,7 +166,7 @@ def _first_look(picture: Image) -> Cells:
 
 
 def _explained(cells: Cells, sure: Cells) -> NDArray[np.bool_]:
-    """Return whether a place lies in a face that is sure and not small."""
+    """Return whether each place lies in a face that is certain and not small."""
     faces = sure.take(sure.sizes >= SURE_SIZE)
     reach = 0.1 * faces.sizes[:, None]
     low, high = faces.boxes[:, :2] - reach, faces.boxes[:, 2:] + reach
@@ -177,14 +177,14 @@ def _explained(cells: Cells, sure: Cells) -> NDArray[np.bool_]:
 def _close_looks(
     picture: Image, hints: Cells, high: float, scale: float, everywhere: bool
 ) -> list[Cells]:
-    """Look at hints again, window by window, twice; scores are the means of both looks.
+    """Search hints again, window by window, twice; scores are the means of both passes.
 
     Args:
-        high: size in px below which the hints are.
-        everywhere: look at the whole picture, whatever the hints.
+        high: upper limit of the hints' sizes in px.
+        everywhere: search the whole picture, regardless of hints.
     """
     height, width = picture.shape[:2]
-    reach = math.ceil(min(high, 2 * 128.0) / 2)  # half a face, which a cut may have parted
+    reach = math.ceil(min(high, 2 * 128.0) / 2)  # half a face, which a split may have divided
     whole = (0, 0, math.ceil(width / BLOCK), math.ceil(height / BLOCK))
     passes = []
     for x, y, w, h in [whole] if everywhere else _windows(hints, height, width):
@@ -197,9 +197,9 @@ def _close_looks(
 
 
 def both(one: Cells, two: Cells) -> Cells:
-    """What two looks say together: scores are means, boxes those means weighted by the scores.
+    """Combine two passes: scores are means, boxes are means weighted by the scores.
 
-    A thing that one look alone has seen gets half of its score.
+    An object that only one pass found gets half of its score.
     """
     pairs = [_partner(box, two) for box in one.boxes]
     alone = np.setdiff1d(np.arange(len(two)), [index for index in pairs if index >= 0])
@@ -222,7 +222,7 @@ def _half(cells: Cells) -> Cells:
 
 
 def _partner(box: NDArray[np.float32], cells: Cells) -> int:
-    """The number of the cell that is the same thing as a box; -1: none."""
+    """Return the index of the cell that is the same object as a box; -1 if there is none."""
     if not len(cells):
         return -1
     overlap, _ = _overlaps(box, cells.boxes)
@@ -235,7 +235,7 @@ Window = tuple[int, int, int, int]
 
 
 def _windows(hints: Cells, height: int, width: int) -> Iterator[Window]:
-    """Rectangles that hold all hints with what surrounds them."""
+    """Yield rectangles that contain all hints with their margins."""
     if not len(hints):
         return
     mask = np.zeros((math.ceil(height / BLOCK), math.ceil(width / BLOCK)), np.uint8)
@@ -250,7 +250,7 @@ def _windows(hints: Cells, height: int, width: int) -> Iterator[Window]:
 
 
 def _cut(mask: NDArray[np.uint8], window: Window) -> Iterator[Window]:
-    """A window, or where much of it is empty, its two parts, each as small as its hints allow."""
+    """Yield a window, or its two parts if much of it is empty, each as small as its hints allow."""
     x, y, w, h = window
     part = mask[y : y + h, x : x + w]
     rows, columns = np.nonzero(part.any(1))[0], np.nonzero(part.any(0))[0]
@@ -272,6 +272,6 @@ def _cut(mask: NDArray[np.uint8], window: Window) -> Iterator[Window]:
 
 
 def _emptiest(filled: NDArray[np.integer]) -> int:
-    """Where to cut: the line with the fewest hints, in the middle half."""
+    """Return where to split: the line with the fewest hints, in the middle half."""
     quarter = len(filled) // 4
     return quarter + int(np.argmin(filled[quarter : len(filled) - quarter]))

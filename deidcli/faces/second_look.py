@@ -1,7 +1,7 @@
-"""A second, slower look for faces that the detector of a run has missed.
+"""A second, slower search for faces that a run's detector has missed.
 
-It looks at the whole picture closely where `faces/search.py` looks at hints only, and asks dlib's
-two detectors too, which were trained by others on other pictures.
+It searches the whole picture closely, where `faces/search.py` only searches hints, and also uses
+dlib's two detectors, which were trained by others on other pictures.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from deidcli.faces.regions import REGIONS
 from deidcli.faces.search import search
 
 THRESHOLD = 0.25
-"""Score from which CenterFace's close looks count; a little above the detector's own, for what is
-found here is held against a run."""
+"""Least score of CenterFace's close passes; a little above the detector's own, because results here
+count against a run."""
 LEAST = 10.0
-"""px: smaller places are not looked at."""
+"""Smaller places, in px, are ignored."""
 SHARED = 0.3
 """Two boxes with this intersection over the smaller of the two are one place."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Somewhere in a picture that a second look takes for a face."""
+    """A place in a picture that the second search reports as a face."""
 
     box: Box
     score: float
     """The detector's own confidence; comparable within one detector only."""
     by: str
-    """centerface, hog or cnn."""
+    """The detector: centerface, hog or cnn."""
 
 
 class SecondLook:
-    """Three detectors, loaded when they are first needed."""
+    """Three detectors, loaded on first use."""
 
     def __init__(self, device: str = "cpu") -> None:
         self._others = {name: Detector(name, device) for name in ("cnn", "hog")}
 
     def __call__(self, frame: Image) -> list[Place]:
-        """Every place in a (H, W, 3) uint8 RGB frame that looks like a face to one of them."""
+        """Return all places in a (H, W, 3) uint8 RGB frame that any detector reports as a face."""
         found = search(frame, THRESHOLD, THRESHOLD, everywhere=True).faces
         places = [
             Place((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(s), "centerface")
@@ -58,12 +58,12 @@ class SecondLook:
 
 
 def side(box: Box) -> float:
-    """Side in px of the square of a box's area."""
+    """Return the side in px of a square with the box's area."""
     return float(np.sqrt(max(box[2] - box[0], 0) * max(box[3] - box[1], 0)))
 
 
 def within(one: Box, other: Box) -> float:
-    """The intersection of two boxes over the smaller of the two."""
+    """Return the intersection of two boxes over the smaller of the two."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     smaller = min(side(one), side(other)) ** 2
@@ -71,13 +71,13 @@ def within(one: Box, other: Box) -> float:
 
 
 def left_over(places: Sequence[Place], replaced: Sequence[Affine]) -> list[Place]:
-    """The places that are no replaced face.
+    """Return the places that are not replaced faces.
 
-    A place belongs to a replaced face where its middle lies in that face's head region: what a
-    method drew there may well look like a face, and the edge of a covered head, too.
+    A place belongs to a replaced face if its center lies in that face's head region: the method's
+    output there may look like a face, and so may the edge of a covered head.
 
     Args:
-        replaced: of each replaced face, the affine from frame pixels to its unit square.
+        replaced: for each replaced face, the affine from frame pixels to its unit square.
     """
     return [place for place in places if not any(_in_head(place.box, unit) for unit in replaced)]
 
@@ -90,5 +90,5 @@ def _in_head(box: Box, unit: Affine) -> bool:
 
 
 def unit_of_box(box: Box) -> Affine:
-    """The same for a box alone, as of an upright face."""
+    """Return the affine to the unit square for a box, assuming an upright face."""
     return unit_affine(landmarks_from_box(box, CENTERFACE_BOX))

@@ -83,7 +83,7 @@ def _check_apart(out: Path, root: Path, source: Source) -> None:
 
 
 def _is_ours(name: str) -> bool:
-    """Return whether a run that was killed before its record was written may have left this behind."""
+    """Return whether this may be left from a run that was killed before it wrote its record."""
     return name in ("lock", "parts") or bool(re.fullmatch(r"\d+-[0-9a-f]{16}", name))
 
 

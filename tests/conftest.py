@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from deidcli.cli import run
+from deidcli.crypto import passwords
+from deidcli.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PEOPLE = ROOT / "examples" / "people"
@@ -53,6 +55,14 @@ def small_portraits(tmp_path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.resize((160, 160), Image.Resampling.LANCZOS).save(target, quality=92)
     return folder
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least cost that a manifest may ask for, and the reversible methods."""
+    monkeypatch.setattr(passwords, "SCRYPT_N", passwords.COSTS[0])
+    monkeypatch.setitem(METHODS, "cells", "tests.reversible:Cells")
+    monkeypatch.setitem(METHODS, "whole-cells", "tests.reversible:WholeCells")
 
 
 def picture_bytes(pixels: np.ndarray, format: str = "JPEG", **options: Any) -> bytes:

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from deidcli.evaluate import identity
-from deidcli.evaluate.intervals import bootstrap, wilson
-
-
-def l2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(a[:, None].astype(float) - b[None], axis=2)
-
+from deidcli.evaluate.intervals import wilson
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.normal(size=(700, 16)).astype(np.float32)
 NOBODY: list[str | None] = [None] * len(POINTS)
+
+
+def l2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(a[:, None].astype(float) - b[None], axis=2)
 
 
 def test_originals_against_themselves_are_all_recognized() -> None:
@@ -112,13 +111,3 @@ def test_threshold_at_far_accepts_at_most_the_rate() -> None:
     threshold = identity.threshold_at_far(impostors, 1e-3)
     assert (impostors <= threshold).mean() <= 1e-3
     assert (impostors <= np.nextafter(threshold, np.inf)).mean() > 1e-3 - 1e-4
-
-
-def test_wilson_and_bootstrap() -> None:
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
-    values = RNG.normal(3, 1, 2000)
-    low, high = bootstrap(values)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(2000), rel=0.15)

@@ -12,18 +12,41 @@ import dlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from deidcli.data.images import decode
+from deidcli.data.journal import private_folder
 from deidcli.evaluate import features
 from deidcli.evaluate.pairs import collect, open_pairs
 from deidcli.faces.align import chip_affine, crop
 from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import DLIB_DETECTOR, DLIB_RECOGNIZER
-from tests.conftest import PEOPLE, Outcome
-from tests.test_datasets import celeba, portraits, write_shard
+from tests.conftest import (
+    PEOPLE,
+    Outcome,
+    copy_people,
+)
+from tests.datasets import celeba, portraits, write_shard
 
 Deid = Callable[..., Outcome]
+BASIC = ["--workers", 1, "--no-gate"]
+
+
+def test_score_without_the_private_folder(tmp_path: Path, deid: Deid) -> None:
+    folder = copy_people(tmp_path / "in", 3)
+    for names in ("keep", "random"):
+        out = tmp_path / names
+        args = ["anonymize", folder, "--out", out, "--method", "blur", "--names", names, *BASIC]
+        assert deid(*args).code == 0
+        private_folder(out).rename(tmp_path / f"{names}-away")
+        score = ["score", out, "--recognizer", "dlib", "--workers", 1]
+        missing = deid(*score)
+        assert missing.code == 1 and f"{names}.private" in missing.stderr
+        assert "--against" in missing.stderr or "bring" in missing.stderr
+        found = deid(*score, "--against", folder, "--json")
+        if names == "keep":  # as for another tool's output
+            assert found.code == 0 and found.json["faces"] == 3
+        else:
+            assert found.code == 1 and "random.private" in found.stderr
 
 
 @pytest.fixture(scope="module")
@@ -186,21 +209,6 @@ def test_people_attributes_groups_and_linkability(tmp_path: Path, deid: Deid) ->
     assert {r["group"] for r in outcome.json["rows"]} >= {"Male", "not Male"}
     shown = deid("score", out, "--recognizer", "dlib", "--workers", 1, "--groups").stdout
     assert "worst group" in shown and "[not Male]" in shown
-
-
-def test_withheld_pictures_are_in_the_denominator(tmp_path: Path, deid: Deid) -> None:
-    folder, out = tmp_path / "in", tmp_path / "out"
-    folder.mkdir()
-    for number, data in enumerate(portraits(3, 160)):
-        (folder / f"{number}.jpg").write_bytes(data)
-    Image.new("RGB", (90, 90), "gray").save(folder / "wall.png")
-    args = ["anonymize", folder, "--out", out, "--method", "blur", "--set", "kernel_px=3"]
-    assert deid(*args, "--no-gate", "--workers", 1).code == 0
-    rows = score(deid, out)
-    assert rows["FCNS", ""]["value"] == 1
-    assert rows["FCNS", ""]["with_withheld"] == pytest.approx(3 / 4)
-    assert rows["DEID", "dlib"]["with_withheld"] == pytest.approx((0 + 1) / 4)
-    assert rows["verification", "dlib"]["with_withheld"] == pytest.approx(3 / 4)
 
 
 def test_refusals(tmp_path: Path, originals: Path, deid: Deid) -> None:

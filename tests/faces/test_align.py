@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import dlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from deidcli.faces import align, detect, dlib_hog, landmarks
+from deidcli.faces import align, dlib_hog, landmarks
+from deidcli.faces.align import chip_from_unit, unit_from_chip
 from tests.conftest import PEOPLE
+
+
+def test_unit_from_chip_is_the_inverse() -> None:
+    unit = np.array([[0.02, 0.003, -1.0], [-0.003, 0.02, 0.4]])
+    assert np.allclose(unit_from_chip(chip_from_unit(unit, 150, 0.25), 150, 0.25), unit)
 
 
 def frames() -> list[np.ndarray]:
@@ -74,25 +78,3 @@ def test_a_face_half_outside_the_frame() -> None:
     assert (align.crop(frame, affine, 128, extend=True) == 50).all()
     align.paste(frame, np.zeros((128, 128, 3), np.uint8), affine, np.ones((128, 128), np.float32))
     assert (frame[:87, :87] == 0).all() and (frame[90:, 90:] == 50).all()
-
-
-def test_landmarks_that_do_not_fit_their_box_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    box = (10.0, 10.0, 110.0, 110.0)
-    good = landmarks.landmarks_from_box(box)
-    assert landmarks.fits(good, box)
-    assert not landmarks.fits(np.full((5, 2), 30.0), box)
-    assert not landmarks.fits(good * 0.2, box)
-    monkeypatch.setattr(landmarks, "landmarks", lambda frame, box: good * 0.2)
-    face = detect.to_face(np.zeros((120, 120), np.uint8), box, 1.0, landmarks.DLIB_BOX)
-    assert np.array_equal(face.landmarks, good) and not face.fitted
-
-
-@pytest.mark.parametrize("name", ["auto", "hog", "cnn"])
-def test_detectors_find_everybody_in_a_scene(name: str) -> None:
-    frame = np.asarray(Image.open(Path(PEOPLE) / "scenes/gallery_wall.jpg").convert("RGB"))
-    faces = detect.Detector(name)(frame)
-    assert len(faces) >= 7
-    for face in faces:
-        x0, y0, x1, y1 = face.box
-        assert (face.landmarks > [x0 - 20, y0 - 20]).all()
-        assert (face.landmarks < [x1 + 20, y1 + 20]).all()

@@ -10,18 +10,7 @@ from PIL import Image
 from deidcli.faces import centerface, search
 from deidcli.faces.align import unit_affine
 from deidcli.faces.detect import DOUBT, THRESHOLD, Detector
-from deidcli.faces.landmarks import (
-    CENTERFACE_BOX,
-    COVERED,
-    covering,
-    find_landmarks,
-    head_share,
-    landmarks_from_box,
-)
 from tests.conftest import PEOPLE
-
-FACE = (0.25, 0.2, 0.75, 0.75)
-"""About where the face lies in an example portrait, in shares of its side."""
 
 
 def portrait(number: int, side: int) -> np.ndarray:
@@ -176,34 +165,6 @@ def test_tiles_hide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(found(frame, places))
 
 
-def test_no_landmarks_where_none_fit() -> None:
-    gray = np.zeros((100, 100), np.uint8)
-    box = (20.0, 20.0, 60.0, 70.0)
-    heap = np.full((5, 2), 40.0)
-    assert find_landmarks(gray, box, CENTERFACE_BOX, heap + np.eye(5, 2)) is None
-
-
-@pytest.mark.parametrize("stretch", [0.6, 1.0, 1.5])
-def test_the_head_region_holds_the_detected_box(stretch: float) -> None:
-    """Also of squeezed pictures, whose faces are narrower or wider than a head."""
-    frame = scene([(40, 40, 200), (420, 200, 300), (60, 320, 80)])
-    squeezed = np.asarray(cv2.resize(frame, (round(800 * stretch), 600)), np.uint8)
-    faces = Detector("auto")(squeezed)
-    assert len(faces) >= 3
-    for face in faces:
-        assert head_share(unit_affine(face.landmarks), face.box) >= COVERED
-
-
-def test_landmarks_are_spread_only_where_they_must_be() -> None:
-    box = (100.0, 100.0, 220.0, 260.0)
-    good = landmarks_from_box(box, CENTERFACE_BOX)
-    assert covering(good, box, CENTERFACE_BOX) is good
-    small = good.mean(0) + 0.7 * (good - good.mean(0)) + [8, 12]
-    assert head_share(unit_affine(small), box) < COVERED
-    spread = unit_affine(covering(small, box, CENTERFACE_BOX))
-    assert head_share(spread, box) >= COVERED
-
-
 def test_a_small_face_has_to_convince_both_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the mirrored, widened look does not see keeps half of its score."""
     frame = scene([(300, 200, 34)])
@@ -222,12 +183,3 @@ def test_a_small_face_has_to_convince_both_looks(monkeypatch: pytest.MonkeyPatch
     pairs = [(a, b) for a, b in zip(shapes, shapes[1:], strict=False) if b[0]]
     assert pairs and not any(a[0] for a, _ in pairs)
     assert all(b[2] > a[2] and b[1] < a[1] for a, b in pairs)  # wider and flatter
-
-
-def test_found_landmarks_cover_their_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    box = (100.0, 100.0, 220.0, 260.0)
-    good = landmarks_from_box(box, CENTERFACE_BOX)
-    small = good.mean(0) + 0.7 * (good - good.mean(0)) + [8, 12]
-    monkeypatch.setattr("deidcli.faces.landmarks._find", lambda *_: small)
-    found = find_landmarks(np.zeros((400, 400), np.uint8), box, CENTERFACE_BOX)
-    assert found is not None and head_share(unit_affine(found), box) >= COVERED

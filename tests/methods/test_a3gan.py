@@ -46,7 +46,7 @@ from deidcli.methods.base import Context
 from deidcli.methods.blend import PADDING
 from deidcli.weights import own
 from tests.conftest import PEOPLE
-from tests.test_datasets import celeba
+from tests.datasets import celeba
 
 TINY = a3gan_training.Settings(
     size="tiny",

@@ -43,7 +43,7 @@ from deidcli.methods.eae.settings import Settings as EaeSettings
 from deidcli.training.chips import Chips
 from deidcli.weights.own import own_cards
 from tests.conftest import PEOPLE, Outcome, copy_people
-from tests.test_datasets import celeba
+from tests.datasets import celeba
 
 # --- Losses of known answer
 

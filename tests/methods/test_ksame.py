@@ -16,7 +16,7 @@ from deidcli.errors import DeidError
 from deidcli.methods.base import Context, PlanFace
 from deidcli.methods.ksame import SIZE, KSame, Settings, group_nearest
 from tests.conftest import PEOPLE, Outcome
-from tests.test_datasets import celeba
+from tests.datasets import celeba
 
 
 @pytest.mark.parametrize(("count", "k"), [(10, 10), (19, 10), (20, 10), (57, 5), (7, 3)])

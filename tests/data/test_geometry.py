@@ -1,0 +1,109 @@
+"""Where faces were: private, rounded where it is published, sealed with the password."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deidcli.data.geometry import SEALED
+from deidcli.data.journal import private_folder
+from tests.conftest import (
+    Outcome,
+    copy_people,
+    private_faces,
+)
+from tests.reversible import password_file, png_people
+
+pytestmark = pytest.mark.usefixtures("cheap")
+
+Deid = Callable[..., Outcome]
+BASIC = ["--workers", 1, "--no-gate"]
+
+
+def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(out).as_posix()
+            yield name, path.name.encode() + path.read_bytes()
+            if path.suffix == ".parquet":
+                file = pq.ParquetFile(path)
+                schema = file.schema_arrow
+                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
+                for column in file.read().columns:
+                    for value in column.to_pylist():
+                        yield name, value if isinstance(value, bytes) else repr(value).encode()
+
+
+def assert_gone(out: Path, *words: bytes) -> None:
+    for name, data in everything_in(out):
+        for word in words:
+            assert word not in data, (name, word)
+
+
+def test_where_faces_were_is_private(tmp_path: Path, deid: Deid) -> None:
+    folder, out = copy_people(tmp_path / "in", 2), tmp_path / "out"
+    assert deid("anonymize", folder, "--out", out, "--workers", 1).code == 0
+    kind = pq.read_schema(out / "metadata.parquet").field("faces").type.value_type
+    assert [kind.field(n).name for n in range(kind.num_fields)] == ["method"]
+    faces = private_faces(out)
+    assert set(faces) == set(pq.read_table(out / "metadata.parquet")["file_name"].to_pylist())
+    assert all(len(face["affine"]) == 6 and face["gate_distance"] for (face,) in faces.values())
+    assert deid("score", out, "--recognizer", "dlib", "--workers", 1).code == 0
+    assert_gone(out, *(repr(face["affine"][2]).encode() for (face,) in faces.values()))
+
+
+def test_published_boxes_are_rounded_and_all_there_is(tmp_path: Path, deid: Deid) -> None:
+    folder, out = copy_people(tmp_path / "in", 3), tmp_path / "out"
+    assert deid("anonymize", folder, "--out", out, "--publish-geometry", *BASIC).code == 0
+    exact = private_faces(out)
+    for row in pq.read_table(out / "metadata.parquet").to_pylist():
+        (face,) = row["faces"]
+        assert set(face) == {"method", "box"} and all(v % 8 == 0 for v in face["box"])
+        x0, y0, x1, y1 = exact[row["file_name"]][0]["box"]
+        assert all(0 <= a - b < 8 for a, b in zip((x0, y0), face["box"][:2], strict=True))
+        assert all(0 <= b - a < 8 for a, b in zip((x1, y1), face["box"][2:], strict=True))
+
+
+def sealed_places(tmp_path: Path, deid: Deid) -> Path:
+    """An output of three pictures without its OUT.private, named `out`."""
+    folder, out = png_people(tmp_path / "in", 3), tmp_path / "out"
+    args = ["anonymize", folder, "--out", out, "--method", "cells", "--detector", "hog"]
+    args += ["--workers", 1, "--no-gate", "--password-file", password_file(tmp_path)]
+    assert deid(*args).code == 0
+    shutil.rmtree(private_folder(out))
+    return out
+
+
+def test_where_faces_were_is_opened_by_the_password_alone(tmp_path: Path, deid: Deid) -> None:
+    """And stands in no byte of OUT for who has not got it."""
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    assert deid("verify", out).code == 0
+    kind = pq.read_schema(out / "metadata.parquet").field("faces").type.value_type
+    assert {kind.field(n).name for n in range(kind.num_fields)} == {"method", "nonce"}
+    wrong = password_file(tmp_path, "quite another one")
+    outcome = deid("restore", out, "--to", to, "--password-file", wrong)
+    assert outcome.code == 1 and "the password is not the one" in outcome.stderr
+    assert not to.exists()
+    (out / SEALED).rename(tmp_path / "away")
+    secret = ["--password-file", password_file(tmp_path)]
+    outcome = deid("restore", out, "--to", to, *secret)
+    assert outcome.code == 1 and "geometry.parquet is missing" in outcome.stderr
+    assert not to.exists()
+
+
+def test_places_of_other_pictures_do_not_fit(tmp_path: Path, deid: Deid) -> None:
+    out, to = sealed_places(tmp_path, deid), tmp_path / "to"
+    rows = pq.read_table(out / SEALED)
+    swapped = rows.set_column(2, "data", rows["data"].take([1, 0, 2]))
+    pq.write_table(swapped.set_column(1, "nonce", rows["nonce"].take([1, 0, 2])), out / SEALED)
+    secret = ["--password-file", password_file(tmp_path)]
+    outcome = deid("restore", out, "--to", to, *secret, "--json")
+    assert outcome.code == 3
+    counts = outcome.json["counts"]
+    assert (counts["network"], counts["failed"]) == (1, 2)
+    assert "not what was sealed" in outcome.json["failed"][0]["reason"]

@@ -1,0 +1,107 @@
+"""Rows and names tell nothing of the order of the input, and stay the same on resume."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deidcli.data.journal import private_folder
+from tests.conftest import (
+    Outcome,
+    copy_people,
+    tree,
+)
+from tests.datasets import portraits
+
+Deid = Callable[..., Outcome]
+CANARY = "CANARY-7391"
+BASIC = ["--workers", 1, "--no-gate"]
+
+
+def images(count: int) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
+    return pa.array(rows, type=kind)
+
+
+def test_random_names_do_not_tell_the_order(tmp_path: Path, deid: Deid) -> None:
+    folder, out = copy_people(tmp_path / "in", 3), tmp_path / "out"
+    assert deid("anonymize", folder, "--out", out, "--names", "random", "--workers", 1).code == 0
+    assert len({path.stat().st_mtime for path in (out / "images").iterdir()}) == 1
+
+
+def image_column(data: list[bytes], stem: str = CANARY) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": d, "path": f"{stem}_{n}.jpg"} for n, d in enumerate(data)], kind)
+
+
+def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(out).as_posix()
+            yield name, path.name.encode() + path.read_bytes()
+            if path.suffix == ".parquet":
+                file = pq.ParquetFile(path)
+                schema = file.schema_arrow
+                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
+                for column in file.read().columns:
+                    for value in column.to_pylist():
+                        yield name, value if isinstance(value, bytes) else repr(value).encode()
+
+
+def assert_gone(out: Path, *words: bytes) -> None:
+    for name, data in everything_in(out):
+        for word in words:
+            assert word not in data, (name, word)
+
+
+def test_random_names_are_the_default_and_unlink_parquet(tmp_path: Path, deid: Deid) -> None:
+    data = portraits(12)
+    for file, rows in (("Jane_Doe-test.parquet", data[:10]), ("zoe.parquet", data[10:])):
+        table = pa.table({"image": image_column(rows), "at": range(len(rows))})
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "in" / file, row_group_size=3)
+    args = ["anonymize", tmp_path / "in", *BASIC, "--columns", "at"]
+    orders = []
+    for name in ("one", "two"):
+        out = tmp_path / name
+        assert deid(*args, "--out", out).code == 0
+        files = sorted(path.name for path in (out / "data").iterdir())
+        assert files == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
+        after = pq.read_table(out / "data" / files[0])
+        orders.append(after["at"].to_pylist())
+        assert sorted(orders[-1]) == list(range(10)) and orders[-1] != list(range(10))
+        assert all(
+            re.fullmatch(r"[0-9a-f]{16}\.jpg", row["path"]) for row in after["image"].to_pylist()
+        )
+        assert_gone(out, b"Doe", b"zoe", CANARY.encode())
+        assert len({path.stat().st_mtime for path in (out / "data").iterdir()}) == 1
+        link = pq.read_table(private_folder(out) / "link.parquet").to_pylist()
+        at = {row["outputs"][0]: int(row["source"].split("#")[1]) for row in link}
+        rows = pq.read_table(out / "metadata.parquet")["file_name"].to_pylist()
+        assert [at[f"data/{files[0]}#{n}"] for n in range(10)] == orders[-1]
+        assert rows == [
+            f"data/{f}#{n}" for f, c in zip(files, (10, 2), strict=True) for n in range(c)
+        ]
+        assert deid("verify", out).code == 0
+    assert orders[0] != orders[1]  # another run, another order
+
+
+def test_a_resumed_parquet_run_has_the_same_bytes(tmp_path: Path, deid: Deid) -> None:
+    table = pa.table({"image": image_column(portraits(6))})
+    for n in range(2):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / f"in/{n}.parquet")
+    out = tmp_path / "out"
+    args = ["anonymize", tmp_path / "in", "--out", out, *BASIC]
+    assert deid(*args).code == 0
+    before = tree(out)
+    (out / "manifest.json").unlink()
+    (out / "data/train-00001-of-00002.parquet").unlink()
+    assert deid(*args).code == 0 and tree(out) == before
+    assert deid("verify", out).code == 0

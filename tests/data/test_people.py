@@ -1,0 +1,76 @@
+"""Names of people in the names of files and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deidcli.data.people import names_people
+from tests.conftest import (
+    Outcome,
+    copy_people,
+)
+
+Deid = Callable[..., Outcome]
+BASIC = ["--workers", 1, "--no-gate"]
+
+
+def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(out).as_posix()
+            yield name, path.name.encode() + path.read_bytes()
+            if path.suffix == ".parquet":
+                file = pq.ParquetFile(path)
+                schema = file.schema_arrow
+                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
+                for column in file.read().columns:
+                    for value in column.to_pylist():
+                        yield name, value if isinstance(value, bytes) else repr(value).encode()
+
+
+def assert_gone(out: Path, *words: bytes) -> None:
+    for name, data in everything_in(out):
+        for word in words:
+            assert word not in data, (name, word)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("Jane Doe/1.jpg", "jane_doe/1.jpg", "Ann_Nobody/Ann_Nobody_0001.jpg", "x/Jane Doe 3.jpg"),
+        *("Doe, Jane/a.png", "María José García/1.jpg", "Zhang Wei.jpg", "JaneDoe/1.jpg"),
+    ],
+)
+def test_names_of_people_are_noticed(key: str) -> None:
+    assert names_people(key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("Test Set/1.jpg", "Holiday Pictures/1.jpg", "IMG_0001.jpg", "New York/DSC 0042.JPG"),
+        *("img_align_celeba/000001.jpg", "a/b/c.png", "portraits/person_01.jpg", "train-0.parquet"),
+        *(
+            "team_page.jpg",
+            "Screen Shot 2020-01-01.png",
+            "patient_name",
+            "My Photos/Team Party.jpg",
+        ),
+    ],
+)
+def test_other_names_are_not(key: str) -> None:
+    assert not names_people(key)
+
+
+def test_folders_named_after_people_are_warned_of(tmp_path: Path, deid: Deid) -> None:
+    copy_people(tmp_path / "in" / "Jane Doe", 1)
+    for names, warned in (("keep", True), ("random", False)):
+        args = ["anonymize", tmp_path / "in", "--out", tmp_path / names, *BASIC]
+        outcome = deid(*args, "--names", names)
+        assert outcome.code == 0 and ("named after people" in outcome.stderr) == warned
+    assert_gone(tmp_path / "random", b"Jane", b"Doe")

@@ -1,0 +1,87 @@
+"""Places that may be faces: the second look before a copy, and the list for a person."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deidcli.faces.detect import Detection
+from tests.conftest import PEOPLE, Outcome, picture_bytes, statuses
+
+Deid = Callable[..., Outcome]
+PLAIN = ("--no-gate", "--workers", 1, "--names", "keep", "--json")
+SCENE = PEOPLE / "scenes" / "gallery_wall.jpg"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, portrait: np.ndarray) -> Path:
+    """A face, and a picture without one."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "face.png").write_bytes(picture_bytes(portrait, "PNG"))
+    wall = np.full((200, 300, 3), 140, np.uint8)
+    wall[50:150, 100:200] = 90
+    (folder / "wall.png").write_bytes(picture_bytes(wall, "PNG"))
+    return folder
+
+
+def test_copy_withholds_what_a_second_look_finds(
+    tmp_path: Path, pictures: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The detector is made blind, so that only the second look is left."""
+    monkeypatch.setattr(
+        "deidcli.faces.detect.Detector.detect",
+        lambda self, frame: Detection([], []),
+    )
+    options = ("anonymize", pictures, "--on-no-face", "copy", *PLAIN)
+    outcome = deid(*options, "--out", tmp_path / "out")
+    found = statuses(tmp_path / "out")
+    assert found["face.png"] == (
+        "no_face",
+        "a second look found a face, withheld (--yes copies it)",
+    )
+    assert found["wall.png"] == ("no_face", "no face found, copied")
+    assert "copied as they are" in outcome.stderr
+    assert outcome.json["counts"]["published"] == 1
+    card = (tmp_path / "out/README.md").read_text()
+    assert "published: 1 of 2 inputs, 1 of them without a face found and copied as it is" in card
+    assert "withheld: 1 without a face" in card
+    deid(*options, "--yes", "--out", tmp_path / "two")
+    assert statuses(tmp_path / "two")["face.png"] == ("no_face", "no face found, copied")
+
+
+def test_what_cannot_be_looked_at_again_is_not_copied(
+    tmp_path: Path, pictures: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deidcli.faces.second_look.SecondLook.__call__", lambda *_: 1 / 0)
+    out = tmp_path / "out"
+    outcome = deid("anonymize", pictures, "--on-no-face", "copy", "--out", out, *PLAIN)
+    assert outcome.code == 3 and statuses(out)["face.png"][0] == "ok"
+    assert statuses(out)["wall.png"][0] == "failed"
+    assert not (out / "images/wall.png").exists()
+
+
+def test_doubts_are_listed_for_a_person(
+    tmp_path: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deidcli.faces.detect.THRESHOLD", 0.999)
+    table, out = tmp_path / "boxes.json", tmp_path / "out"
+    table.write_text(json.dumps({SCENE.name: [[0, 0, 60, 60]]}))
+    outcome = deid(
+        *("anonymize", SCENE, "--out", out, "--boxes", table, "--no-gate"),
+        *("--workers", 1, "--json"),
+    )
+    assert outcome.json["counts"]["doubtful"] == 1, outcome.stderr
+    page = (out.with_name("out.private") / "review.html").read_text()
+    assert "may be a face" in page and "Never publish this page" in page
+    assert len(re.findall("<img", page)) >= 2
+
+
+def test_a_finished_run_without_doubts_has_no_list(tmp_path: Path, deid: Deid) -> None:
+    deid("anonymize", PEOPLE / "portraits/person_01.jpg", "--out", tmp_path / "out", "--no-gate")
+    assert not (tmp_path / "out.private/review.html").exists()

@@ -75,7 +75,7 @@ def note_and_sleep(run: Run, shard: FolderShard) -> int:
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     """After SIGKILL of the run no worker may write on."""
     program = (
-        "import sys; from pathlib import Path; from tests import test_engines as t;"
+        "import sys; from pathlib import Path; from tests.pipeline import test_engines as t;"
         "run = t.make_run(Path(sys.argv[1]) / 'out', [f'p{n}' for n in range(6)]);"
         "t.engines._work(t.note_and_sleep, run, run.source.shards, 2, 't', lambda p, n, m: None)"
     )

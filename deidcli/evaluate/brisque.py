@@ -1,4 +1,4 @@
-"""BRISQUE: a quality score that needs no reference."""
+"""BRISQUE: a quality score without a reference."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from deidcli.weights.pip_files import (
 
 
 def brisque(images: Tensor) -> Tensor:
-    """Blind quality, no original needed: mostly from 0 (natural) to 100. Lower is better.
+    """Return no-reference quality scores, mostly from 0 (natural) to 100. Lower is better.
 
-    36 statistics of the locally normalized gray values, at full and half size, scored by a
-    support-vector regression that was fitted to human opinions of distorted photographs. It knows
-    blur, noise and JPEG; it does not know what a face looks like. Below about 64 px, or on
-    pictures with large flat parts, the fits are poor and the score means little.
+    36 statistics of the locally normalized gray values, at full and half size, are scored by a
+    support-vector regression that was fitted to human opinions of distorted photographs. It covers
+    blur, noise and JPEG; it does not know what a face looks like. Below about 64 px, or on pictures
+    with large flat parts, the fits are poor and the score means little.
     Mittal et al., "No-reference image quality assessment in the spatial domain", 2012.
 
-    The steps are those of the `brisque` package, so gray is BT.709 luma, and half size is cubic
-    without smoothing; a picture without flat parts gets the package's score to 1e-5. Two things
-    differ. Flat parts count as the zeros that they are, where the package lets rounding choose
-    their sign (0.14 points at most on 24 faces of CelebA). And the shape of a distribution is
-    kept to 0.2 to 10, the range that the regression was fitted with.
+    The steps are those of the `brisque` package: gray is BT.709 luma, and half size is cubic
+    without smoothing. A picture without flat parts gets the package's score to within 1e-5. Two
+    things differ. Flat parts count as exact zeros, while in the package rounding decides their sign
+    (0.14 points at most on 24 faces of CelebA). And the shape of a distribution is limited to 0.2
+    to 10, the range that the regression was fitted with.
 
     Args:
         images: (N, 3, H, W) uint8 RGB.
 
     Returns:
-        (N,) float64. NaN where no statistic exists, as for a black picture.
+        (N,) float64. NaN if no statistics exist, as for a black picture.
 
     Raises:
         DeidError: the weights are not installed.
@@ -52,14 +52,14 @@ def brisque(images: Tensor) -> Tensor:
 
 
 def _brisque_features(image: NDArray[np.uint8]) -> Array:
-    """(H, W, 3) RGB -> (36,): 18 statistics at each of two sizes."""
+    """Return (36,) features of an (H, W, 3) RGB picture: 18 statistics at each of two sizes."""
     gray = image @ np.array([0.2125, 0.7154, 0.0721]) / 255
     half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
     return np.concatenate([_scene_statistics(gray), _scene_statistics(half.astype(np.float64))])
 
 
 def _scene_statistics(gray: Array) -> Array:
-    """(H, W) in [0, 1] -> (18,): the fits to the normalized values and to products of neighbors."""
+    """Fit normalized values and products of neighbors: (H, W) in [0, 1] -> (18,)."""
     x = _normalized(gray)
     shape, _, left, right = _asymmetric_fit(x)
     neighbors = (
@@ -73,7 +73,7 @@ def _scene_statistics(gray: Array) -> Array:
 
 
 def _normalized(gray: Array) -> Array:
-    """(value - local mean) / (local deviation + 1/255); 7x7 Gaussian, zeros outside the picture."""
+    """Return (value - local mean) / (local deviation + 1/255); 7x7 Gaussian, zero padding."""
     window = cv2.getGaussianKernel(7, 7 / 6)
 
     def blur(values: Array) -> Array:
@@ -83,14 +83,15 @@ def _normalized(gray: Array) -> Array:
     mean = blur(gray)
     deviation = np.sqrt(np.abs(mean**2 - blur(gray**2)))
     x = (gray - mean) / (deviation + 1 / 255)
-    x[np.abs(x) < 1e-9] = 0  # rounding noise, whose sign would differ from machine to machine
+    x[np.abs(x) < 1e-9] = 0  # rounding noise, whose sign would depend on the machine
     return x
 
 
 def _asymmetric_fit(x: Array) -> tuple[float, float, float, float]:
-    """Shape, mean, left and right variance of an asymmetric generalized Gaussian (the paper's 3.B).
+    """Fit an asymmetric generalized Gaussian: shape, mean, left and right variance (sec. 3.B).
 
-    Fitted by moments: Lasmar et al., "Multiscale skewed heavy tailed model for texture analysis".
+    The fit uses moments: Lasmar et al., "Multiscale skewed heavy tailed model for texture
+    analysis".
     """
     negative, positive = x[x < 0], x[x >= 0]
     if not (negative.size and positive.any()):
@@ -105,9 +106,9 @@ def _asymmetric_fit(x: Array) -> tuple[float, float, float, float]:
 
 
 def _shape_of(ratio: float) -> float:
-    """The shape s in [0.2, 10] for which gamma(2/s)^2 / (gamma(1/s) gamma(3/s)) is the ratio.
+    """Return the shape s in [0.2, 10] with gamma(2/s)^2 / (gamma(1/s) gamma(3/s)) = ratio.
 
-    The left-hand side rises with s, so halving the interval finds it.
+    The left-hand side increases with s, so bisection finds it.
     """
     low, high = 0.2, 10.0
     target = math.log(ratio)
@@ -127,7 +128,7 @@ class _Svm:
         head, _, body = svm.read_text(encoding="ascii").partition("SV\n")
         header = dict(line.split(maxsplit=1) for line in head.splitlines())
         self.gamma, self.rho = float(header["gamma"]), float(header["rho"])
-        # A line: the coefficient, then "1:value" to "36:value", none left out.
+        # Each line has the coefficient, then "1:value" to "36:value", all present.
         rows = [[float(word.split(":")[-1]) for word in line.split()] for line in body.splitlines()]
         table = np.array(rows)  # (770, 37)
         self.coefficients, self.vectors = table[:, 0], table[:, 1:]
@@ -135,7 +136,7 @@ class _Svm:
         self.low, self.high = np.array(limits["min_"]), np.array(limits["max_"])
 
     def __call__(self, features: Array) -> Array:
-        """(N, 36) -> (N,)"""
+        """Score (N, 36) features: (N,)."""
         x = -1 + 2 * (features - self.low) / (self.high - self.low)
         squares = ((x[:, None] - self.vectors) ** 2).sum(2)
         scores: Array = np.exp(-self.gamma * squares) @ self.coefficients - self.rho

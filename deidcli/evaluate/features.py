@@ -1,7 +1,7 @@
-"""Everything that costs time, computed once a face and kept: embeddings, detections, attributes.
+"""The slow part of scoring, computed once per face and cached: embeddings, detections, attributes.
 
-A chunk of pairs is opened, cut and measured by one worker and written to one file, so that memory
-does not grow with the data set and a second `deid score` reads instead of computing.
+One worker opens, crops and measures a chunk of pairs and writes it to one file, so memory does not
+grow with the data set and a second `deid score` reads the results instead of computing them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from deidcli.faces.dlib_hog import detect_hog
 from deidcli.faces.landmarks import DLIB_BOX
 
 VERSION = 1
-"""Counts up when a feature is computed in another way, so that old files are not read."""
+"""Incremented when a feature is computed differently, so that old files are not read."""
 
 DETECT_SIZE, DETECT_PADDING = 256, 1.0
 """The chip in which a detector has to find the face: three mean faces wide, the face about 110 px,
 so that the detector's smallest window (80 px) does not decide."""
 SAME_BOX = 0.3
-"""Intersection over union with the face's place from which a detection counts as that face."""
+"""Least intersection over union with a face's position for a detection to count as that face."""
 BLUR_SIGMA, BLUR_SIDE = 1.5, 112
-"""The attack by blurring both sides: sigma in px on a chip of 112 px."""
+"""The attack that blurs both sides: sigma in px on a chip of 112 px."""
 JPEG_QUALITY = 90
 QUALITY_SIZE, QUALITY_PADDING = 128, 0.5
-"""The chip on which picture quality is measured: the face with hair and neck."""
+"""The chip for measuring picture quality: the face with hair and neck."""
 
 VARIANTS = ("original", "published", "original_blurred", "published_blurred", "published_jpeg")
 
@@ -57,7 +57,7 @@ def compute(
     Returns:
         `name/variant` (F, D) float32 embeddings; `cnn_*`, `hog_*` (F,) bool; `attributes_*`
         (F, 40) float32; `psnr`, `ssim`, `lpips`, `brisque_*` (F,) float32, `fid_*` (F, 2048)
-        float32 as far as installed; `pair` (F,) int64 row of `refs`; `face` (F,) int64.
+        float32, if installed; `pair` (F,) int64 row of `refs`; `face` (F,) int64.
     """
     faces: dict[str, list[Any]] = {"pair": [], "face": []}
     numbers = {id(ref): row for row, ref in enumerate(refs)}
@@ -107,13 +107,13 @@ def _chip(frame: Image, points: Points, size: int, padding: float) -> Image:
 
 
 def blur(chip: Image) -> Image:
-    """A square chip after a Gaussian blur of BLUR_SIGMA."""
+    """Return a square chip blurred with a Gaussian of BLUR_SIGMA."""
     sigma = BLUR_SIGMA * chip.shape[0] / BLUR_SIDE
     return np.asarray(cv2.GaussianBlur(chip, (0, 0), sigma), dtype=np.uint8)
 
 
 def jpeg(frame: Image, quality: int = JPEG_QUALITY) -> Image:
-    """A (H, W, 3) uint8 RGB frame after JPEG."""
+    """Return a (H, W, 3) uint8 RGB frame after JPEG compression."""
     _, data = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return np.ascontiguousarray(np.asarray(decoded, dtype=np.uint8)[..., ::-1])
@@ -139,18 +139,18 @@ def _detect(chips: dict[str, list[Image]], out: Features, device: str) -> None:
 
 
 def found_by_cnn(chip: Image, device: str = "cpu") -> bool:
-    """Return whether dlib's CNN detector finds a face where it should be in a detection chip."""
+    """Return whether dlib's CNN detector finds a face at its place in a detection chip."""
     boxes = [(b[0], b[1], b[2] + 1, b[3] + 1) for b, _ in detect_cnn(_detector(device), chip)]
     return any(iou(box, expected_box()) >= SAME_BOX for box in boxes)
 
 
 def found_by_hog(chip: Image) -> bool:
-    """Return whether dlib's HOG detector finds a face where it should be in a detection chip."""
+    """Return whether dlib's HOG detector finds a face at its place in a detection chip."""
     return any(iou(box, expected_box()) >= SAME_BOX for box, _ in detect_hog(chip))
 
 
 def expected_box() -> tuple[float, float, float, float]:
-    """Where a detector's box lies in a detection chip, see landmarks.DLIB_BOX."""
+    """Return where a detector's box lies in a detection chip, see landmarks.DLIB_BOX."""
     unit = DETECT_SIZE / (2 * DETECT_PADDING + 1)
     x, y = (np.array(DLIB_BOX.center) + DETECT_PADDING) * unit
     half = DLIB_BOX.width * unit / 2
@@ -158,7 +158,7 @@ def expected_box() -> tuple[float, float, float, float]:
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    """Return the intersection over union of two boxes (x0, y0, x1, y1)."""
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
@@ -169,7 +169,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _attribute_net(device: str) -> attributes.AttributeNet | None:
-    """The classifier, or None where its weights are missing."""
+    """Return the classifier, or None if its weights are missing."""
     if "attributes" not in _loaded:
         try:
             _loaded["attributes"] = attributes.load(device)
@@ -194,7 +194,7 @@ QUALITY_BATCH = 16
 
 
 def _quality(chips: dict[str, list[Image]], out: Features, device: str) -> None:
-    """Picture quality of the published chips, as far as the extra is installed."""
+    """Measure picture quality of the published chips, for the installed metrics."""
     before, after = chips.get("quality_original", []), chips.get("quality_published", [])
     missing = quality.available()
     found: dict[str, list[NDArray[Any]]] = {}
@@ -219,7 +219,7 @@ def _quality(chips: dict[str, list[Image]], out: Features, device: str) -> None:
 
 
 def _batch(chips: Sequence[Image], device: str) -> Tensor:
-    """(N, 3, S, S) float32 RGB in [0, 1]."""
+    """Return chips as (N, 3, S, S) float32 RGB in [0, 1]."""
     batch = torch.from_numpy(np.stack(chips)).to(device)
     return batch.permute(0, 3, 1, 2).float() / 255
 
@@ -230,7 +230,7 @@ def _batch(chips: Sequence[Image], device: str) -> Tensor:
 def compute_to_file(
     pair_set: PairSet, refs: Sequence[PairRef], names: Sequence[str], device: str, path: Path
 ) -> int:
-    """Compute a chunk's features and keep them; returns its pictures."""
+    """Compute and store a chunk's features; return its number of pictures."""
     found = compute(pair_set, refs, names, device)
     unfinished = path.with_name(f".{os.getpid()}-{path.name}")
     with unfinished.open("wb") as file:
@@ -240,7 +240,7 @@ def compute_to_file(
 
 
 def load_features(paths: Sequence[Path]) -> Features:
-    """All chunks' features joined; `pair` counts on over the chunks."""
+    """Load and join all chunks' features; `pair` is numbered across chunks."""
     parts: dict[str, list[NDArray[Any]]] = {}
     for number, path in enumerate(paths):
         with np.load(path) as file:

@@ -1,7 +1,7 @@
 """The figures of privacy, attributes and detection, each a Row of `deid score`.
 
-The metrics themselves are pure functions in identity.py and quality.py; here they meet the
-features of the faces that are scored.
+The metrics are pure functions in identity.py and quality.py; this module applies them to the
+features of the scored faces.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FAR = 1e-3
 
 
 def all_rows(faces: Faces, names: Sequence[str]) -> list[Row]:
-    """Every figure, in the order of the papers."""
+    """Return every figure, in the order of the papers."""
     rows = [*deep_autoencoder_rows(faces)]
     for name in names:
         rows += recognizer_rows(faces, name)
@@ -35,7 +35,7 @@ def all_rows(faces: Faces, names: Sequence[str]) -> list[Row]:
 
 
 def deep_autoencoder_rows(faces: Faces) -> list[Row]:
-    """FCNS, DEID, DIV, ANON: Nousi et al., sec. 4.1 and 4.4, by dlib's networks."""
+    """Return FCNS, DEID, DIV and ANON by dlib's networks (Nousi et al., sec. 4.1 and 4.4)."""
     data, persons = faces.data, faces.persons
     rows = [
         share_row(
@@ -90,7 +90,7 @@ def deep_autoencoder_rows(faces: Faces) -> list[Row]:
 
 
 def _strangers(originals: NDArray[np.float32], persons: Sequence[str | None]) -> float | None:
-    """DEID's reference level: the share of other people's originals farther than 0.6."""
+    """Return DEID's reference level: the share of other people's originals farther than 0.6."""
     pairs = identity.random_pairs(len(originals), persons)
     if not len(pairs):
         return None
@@ -99,7 +99,7 @@ def _strangers(originals: NDArray[np.float32], persons: Sequence[str | None]) ->
 
 
 def recognizer_rows(faces: Faces, name: str) -> list[Row]:
-    """Identification, verification, ID-distance, SPR and linkability by one recognizer."""
+    """Return identification, verification, ID-distance, SPR and linkability by a recognizer."""
     data, persons = faces.data, faces.persons
     entry = recognizers.RECOGNIZERS[name]
     dist = distances_of(name)
@@ -152,7 +152,7 @@ def recognizer_rows(faces: Faces, name: str) -> list[Row]:
 
 
 def _far_rows(faces: Faces, name: str, own: NDArray[np.float64]) -> list[Row]:
-    """TAR at FAR 1e-3, the threshold set on these originals' own impostor pairs."""
+    """Return TAR at FAR 1e-3, with the threshold set on these originals' impostor pairs."""
     gallery = faces.data[f"{name}/original"]
     pairs = identity.random_pairs(len(faces), faces.persons, 100_000)
     if not len(pairs):
@@ -193,7 +193,7 @@ def _link_rows(faces: Faces, name: str) -> list[Row]:
 
 
 def attribute_rows(faces: Faces) -> list[Row]:
-    """ATTR, prediction accuracy, and what the kept attributes alone give away."""
+    """Return ATTR, prediction accuracy, and rank-1 from the kept attributes alone."""
     kept = [n for n in faces.attributes if (faces.labels(n) != 0).any()]
     if not kept:
         return []
@@ -234,7 +234,7 @@ def attribute_rows(faces: Faces) -> list[Row]:
 
 
 def detection_rows(faces: Faces) -> list[Row]:
-    """Face detection rate by two detectors: Zhai et al., table 5."""
+    """Return the face detection rates of two detectors (Zhai et al., table 5)."""
     return [
         share_row(
             f"detection {kind.upper()}",

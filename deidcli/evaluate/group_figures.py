@@ -1,4 +1,4 @@
-"""The privacy figures again within groups of people, and the worst group."""
+"""The privacy figures within groups of people, and the worst group."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from deidcli.evaluate.rows import Faces, Row, distances_of, share_row
 from deidcli.faces import recognizers
 
 GROUPS = ("Male", "Young")
-"""Attributes by which every privacy figure is given again, and the worst group named."""
+"""Attributes whose groups get their own privacy figures; the worst group is named."""
 
 
 def group_rows(faces: Faces, names: Sequence[str], attribute: str) -> list[Row]:
-    """DEID and each recognizer's rank-1 within the two groups of an attribute."""
+    """Return DEID and each recognizer's rank-1 within the two groups of an attribute."""
     labels = _group_labels(faces, attribute)
     rows: list[Row] = []
     for sign, word in ((1, attribute), (-1, f"not {attribute}")):
@@ -43,7 +43,7 @@ def group_rows(faces: Faces, names: Sequence[str], attribute: str) -> list[Row]:
 
 
 def _group_labels(faces: Faces, attribute: str) -> NDArray[np.int8]:
-    """The source's labels, or the classifier's word on the originals where it has none."""
+    """Return the source's labels, or the classifier's result on originals without labels."""
     labels = faces.labels(attribute)
     if (labels != 0).any() or "attributes_original" not in faces.data:
         return labels
@@ -52,7 +52,7 @@ def _group_labels(faces: Faces, attribute: str) -> NDArray[np.int8]:
 
 
 def worst_group(rows: Sequence[Row]) -> str:
-    """The group with the lowest SPR under any recognizer, in words; empty without groups."""
+    """Describe the group with the lowest SPR under any recognizer; empty without groups."""
     grouped = [row for row in rows if row.group and row.metric == "SPR" and row.value is not None]
     if not grouped:
         return ""

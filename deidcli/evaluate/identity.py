@@ -1,8 +1,8 @@
-"""What is left of identity: pure functions on embeddings.
+"""Metrics of the identity that is left: pure functions on embeddings.
 
-Embeddings are (N, D) float32, one row a face. Distances are a recognizer's own (Euclidean for
-dlib, 1 - cosine for the others); less is more alike. `Distances` is a function of two sets of
-embeddings, so that no N x N matrix is ever held: all-pairs metrics work on blocks of rows.
+Embeddings are (N, D) float32, one row per face. Distances are a recognizer's own (Euclidean for
+dlib, 1 - cosine for the others); smaller is more alike. `Distances` is a function of two sets of
+embeddings, so no N x N matrix is ever in memory: all-pairs metrics work on blocks of rows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ BLOCK = 512
 
 
 def deid(own: Values, threshold: float = DLIB_THRESHOLD) -> Flags:
-    """DEID: which published faces are farther than the threshold from their own original.
+    """Return DEID flags: which published faces are beyond the threshold from their original.
 
     DEID(X) = 1/N sum_i 1 - f_rec(x_i, x~_i), Nousi et al., sec. 4.1, eq. 13. Higher is more
-    private. Also the SPR of Pan et al., eq. 23 and 24, whose test is `>=`; at a distance equal to
-    the threshold to the last bit the two differ.
+    private. This is also the SPR of Pan et al., eq. 23 and 24, except that their test is `>=`; the
+    two differ only at a distance exactly equal to the threshold.
 
     Args:
         own: (N,) distance of each published face to its own original.
@@ -41,9 +41,9 @@ def deid(own: Values, threshold: float = DLIB_THRESHOLD) -> Flags:
 def random_pairs(
     count: int, persons: Sequence[str | None], pairs: int = DIV_PAIRS, seed: int = 0
 ) -> NDArray[np.int64]:
-    """(P, 2) seeded random pairs of different faces, of different people where that is known.
+    """Return (P, 2) seeded random pairs of different faces, of different people if known.
 
-    A face whose person is not known counts as a person of its own.
+    A face of an unknown person counts as a separate person.
     """
     if count < 2:
         return np.empty((0, 2), dtype=np.int64)
@@ -63,7 +63,7 @@ def random_pairs(
 
 
 def diversity(distances: Values, threshold: float = DLIB_THRESHOLD) -> Flags:
-    """DIV: which of M random pairs of published faces are farther apart than the threshold.
+    """Return DIV flags: which of M random published pairs are farther apart than the threshold.
 
     DIV(X~) = 1/M sum_m 1 - f_rec(x~_m1, x~_m2), Nousi et al., eq. 14. Higher is more diverse.
 
@@ -76,11 +76,10 @@ def diversity(distances: Values, threshold: float = DLIB_THRESHOLD) -> Flags:
 def anonymity(
     embeddings: Embeddings, distances: Distances, threshold: float = DLIB_THRESHOLD
 ) -> NDArray[np.int64]:
-    """ANON: for each published face, how many published faces it cannot be told from.
+    """Return ANON: for each published face, from how many it cannot be distinguished.
 
-    Two faces are told apart by a distance above the threshold; a face counts itself. The paper's
-    figure (Nousi et al., sec. 4.4, table 8, after k-anonymity) is the minimum. Higher is more
-    private.
+    A distance above the threshold distinguishes two faces; a face counts itself. The paper's figure
+    (Nousi et al., sec. 4.4, table 8, based on k-anonymity) is the minimum. Higher is more private.
 
     Returns:
         (N,) counts, at least 1.
@@ -97,26 +96,26 @@ def anonymity(
 
 @dataclass(frozen=True)
 class Identification:
-    """Each probe against the whole gallery. All arrays are (N,), one value a probe."""
+    """Results of each probe against the whole gallery. Arrays are (N,), one value per probe."""
 
     rank1: Values
-    """1 where the own original is the nearest picture; ties count as a draw by lot."""
+    """1 if the probe's own original is the nearest picture; ties count as a random draw."""
     rank1_person: Values
-    """1 where the nearest picture shows the same person."""
+    """1 if the nearest picture shows the same person."""
     farthest: Values
-    """1 where the own original is the farthest picture: above chance it is an anti-identity."""
+    """1 if the own original is the farthest picture; above chance, it is an anti-identity."""
     own: Values
-    """Distance to the own original."""
+    """Distance to the probe's own original."""
 
 
 def identify(
     gallery: Embeddings, probes: Embeddings, persons: Sequence[str | None], distances: Distances
 ) -> Identification:
-    """Rank-1 identification: gallery = originals, probes = published faces (Liu et al., sec. IV).
+    """Run rank-1 identification of published probes among originals (Liu et al., sec. IV).
 
     Args:
         gallery, probes: (N, D); row i of both is the same face.
-        persons: who row i is; None: a person of its own.
+        persons: the person of row i; None: a separate person.
 
     Lower is more private; chance is `chance_by_picture` and `chance_by_person`.
     """
@@ -145,25 +144,25 @@ def _codes(persons: Sequence[str | None]) -> NDArray[np.int64]:
 
 
 def chance_by_picture(count: int) -> float:
-    """Rank-1 by picture of a guess among `count` gallery pictures."""
+    """Return the rank-1 by picture of a random guess among `count` gallery pictures."""
     return 1 / max(count, 1)
 
 
 def chance_by_person(persons: Sequence[str | None]) -> float:
-    """Rank-1 by person of a guess: the mean share of the gallery that shows the probe's person."""
+    """Return a random guess's rank-1 by person: the mean gallery share of the probe's person."""
     codes = _codes(persons)
     shares = np.bincount(codes)[codes] / max(len(codes), 1)
     return float(shares.mean()) if len(codes) else 0.0
 
 
 def known_by_attributes(labels: NDArray[np.int8]) -> float:
-    """Rank-1 by picture of one who knows nothing but the kept attributes.
+    """Return the rank-1 by picture of an attacker who knows only the kept attributes.
 
     Args:
         labels: (N, A) the attributes of each picture. A = 0 gives chance.
 
-    He guesses among the pictures with the same attributes: the mean of 1 / (their number). What a
-    method leaves of identity beyond this is its own.
+    The attacker guesses among the pictures with the same attributes: the mean of 1 / (their
+    number). Any rank-1 above this is identity that the method leaves.
     """
     if len(labels) == 0:
         return 0.0
@@ -178,10 +177,10 @@ def linkability(
     most: int = 20_000,
     seed: int = 0,
 ) -> tuple[Values, Values]:
-    """Distances of published pairs: of the same person, and of two people.
+    """Return distances of published pairs of the same person, and of two people.
 
-    `auc` of the two tells how well one who sees published faces alone can say whether two show
-    the same person: 0.5 is perfect. At most `most` pairs of each kind, seeded.
+    Their `auc` measures how well an attacker can decide from published faces alone whether two show
+    the same person: 0.5 is perfect. There are at most `most` pairs of each kind, seeded.
     """
     codes = _codes(persons)
     same = np.array(list(_same_pairs(codes)), dtype=np.int64).reshape(-1, 2)
@@ -204,7 +203,7 @@ def _same_pairs(codes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
 
 
 def pair_values(embeddings: Embeddings, pairs: NDArray[np.int64], distances: Distances) -> Values:
-    """(P,) distances within pairs of rows."""
+    """Return (P,) distances within pairs of rows."""
     out = np.empty(len(pairs))
     for start in range(0, len(pairs), BLOCK):
         rows = pairs[start : start + BLOCK]
@@ -214,7 +213,7 @@ def pair_values(embeddings: Embeddings, pairs: NDArray[np.int64], distances: Dis
 
 
 def auc(same: Values, other: Values) -> float:
-    """Area under the ROC curve: the chance that a same-person pair is nearer than another.
+    """Return the area under the ROC curve: P(a same-person pair is nearer than another).
 
     Mann and Whitney's U over the number of pairs; ties count half. 0.5 is perfect privacy.
     """
@@ -227,7 +226,7 @@ def auc(same: Values, other: Values) -> float:
 
 
 def threshold_at_far(impostors: Values, rate: float = 1e-3) -> float:
-    """The largest distance at which at most `rate` of the impostor pairs are accepted.
+    """Return the largest distance that accepts at most `rate` of the impostor pairs.
 
     Args:
         impostors: (P,) distances between faces of different people.

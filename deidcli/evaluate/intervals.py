@@ -13,10 +13,10 @@ RESAMPLES = 1000
 
 
 def wilson(hits: float, n: int, z: float = 1.96) -> Interval:
-    """The 95 % interval of a share.
+    """Return the 95 % interval of a share.
 
     Args:
-        hits: number of successes; may be fractional where ties are drawn by lot.
+        hits: number of successes; may be fractional if ties count as random draws.
         n: number of trials; 0 gives (0, 1).
 
     Source: Wilson, "Probable inference", JASA 1927.
@@ -34,7 +34,7 @@ def bootstrap(
     statistic: Callable[[NDArray[np.float64]], float] | None = None,
     seed: int = 0,
 ) -> Interval:
-    """The 95 % percentile interval of a statistic of (N,) values; the mean by default.
+    """Return the 95 % percentile interval of a statistic of (N,) values, by default the mean.
 
     Source: Efron, "Bootstrap methods", Annals of Statistics 1979. 1,000 resamples, seeded.
     """

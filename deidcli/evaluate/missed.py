@@ -1,4 +1,4 @@
-"""Faces that are left in an output: a second, slower look at a sample of what is published.
+"""Faces left in an output: a second, slower search of a sample of the published pictures.
 
 `deid verify --faces` and `deid score` call `look_again`.
 """
@@ -34,24 +34,24 @@ Progress = Callable[[str, int, int], None]
 RECORD_FILE = "missed.json"
 """Relative to OUT.private."""
 SAMPLE = 200
-"""Pictures that are looked at, unless another number is asked for."""
+"""Default number of pictures to search."""
 
 
 @dataclass(frozen=True)
 class Missed:
-    """What a second look says of an output."""
+    """The result of a second search of an output."""
 
     looked: int
-    """Pictures looked at."""
+    """Number of pictures searched."""
     published: int
     found: dict[str, list[Place]]
     """Published name -> places that look like a face and were not replaced."""
     unread: int = 0
-    """Pictures of the sample that could not be read."""
+    """Number of pictures in the sample that could not be read."""
 
     @property
     def faces(self) -> int:
-        """All places together."""
+        """Total number of places."""
         return sum(map(len, self.found.values()))
 
     @property
@@ -60,7 +60,7 @@ class Missed:
         return wilson(len(self.found), self.looked)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; no name, for a name leads to a face."""
+        """Return plain values for JSON; no names, because a name leads to a face."""
         low, high = self.interval
         share = len(self.found) / self.looked if self.looked else None
         return {
@@ -83,7 +83,7 @@ def kept_or_new(
     workers: int,
     progress: Progress,
 ) -> Missed:
-    """`look_again`, or what it said of the same pictures before (OUT.private/missed.json)."""
+    """Return the result of `look_again`, cached in OUT.private/missed.json."""
     path = Journal(out).folder / RECORD_FILE
     key = {"sample": sample, "pictures": file_sha256(out / "SHA256SUMS"), "version": 1}
     try:
@@ -111,14 +111,14 @@ def look_again(
     workers: int,
     progress: Progress,
 ) -> Missed:
-    """Look at a sample of the published pictures for faces that were not replaced.
+    """Search a sample of the published pictures for faces that were not replaced.
 
     Args:
         record: manifest.json.
-        sample: how many, drawn at random, the same ones every time; None: all.
+        sample: number of pictures, drawn at random but the same every time; None: all.
 
     Raises:
-        DeidError: OUT.private is not here, so nobody knows which faces were replaced.
+        DeidError: OUT.private is missing, so it is unknown which faces were replaced.
     """
     units = replaced_units(out, record)
     names = sorted(units)
@@ -140,10 +140,10 @@ def look_again(
 
 
 def replaced_units(out: Path, record: Mapping[str, Any]) -> dict[str, list[Affine]]:
-    """Published name -> the affine of each replaced face, from the picture to its unit square.
+    """Map published names to each replaced face's affine, from picture to unit square.
 
     Raises:
-        DeidError: OUT.private is not here.
+        DeidError: OUT.private is missing.
     """
     places = read_private(out)
     if places is None:
@@ -154,7 +154,7 @@ def replaced_units(out: Path, record: Mapping[str, Any]) -> dict[str, list[Affin
         )
     chip, crops = record["chip"], record["settings"]["output"] == "crops"
     listed = pq.read_table(out / "metadata.parquet", columns=["file_name"])["file_name"]
-    if crops:  # each is a chip: its face lies in the middle, and it has no other
+    if crops:  # each is a chip with its face in the middle and no other
         whole = unit_from_chip(np.eye(2, 3), chip["size"], chip["padding"])
         return {name: [whole] for name in listed.to_pylist()}
     return {
@@ -172,7 +172,7 @@ def _work(
     device: str,
     workers: int,
 ) -> Iterator[tuple[str, list[Place] | None]]:
-    """Look at the pictures, several at a time; None where one could not be read."""
+    """Search the pictures, several at a time; None for unreadable ones."""
     waiting: list[tuple[str, Future[list[Place] | None]]] = []
     with worker_pool(max(1, min(workers, len(units))), 1) as pool:
         for name, data in read_named(out, list(units)):
@@ -180,7 +180,7 @@ def _work(
                 yield name, None
                 continue
             waiting.append((name, pool.submit(_look, data, units[name], device)))
-            if len(waiting) >= 4 * workers:  # the pictures' bytes are held until they are done
+            if len(waiting) >= 4 * workers:  # their bytes stay in memory until they are done
                 first, done = waiting.pop(0)
                 yield first, done.result()
         for name, task in waiting:

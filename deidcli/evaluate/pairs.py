@@ -1,4 +1,4 @@
-"""Which published face belongs to which original: from an output of ours, or by file name."""
+"""Match published faces with originals, from deid's own records or by file name."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ from deidcli.faces.align import MEAN_FACE_5, Affine, Image, Points, apply_affine
 from deidcli.faces.detect import Detector, Face
 
 CHUNK = 64
-"""Pictures a worker takes at a time."""
+"""Number of pictures that a worker takes at a time."""
 
 
 @dataclass(frozen=True)
 class FaceRef:
-    """One face of a published picture, as OUT.private has it."""
+    """One face of a published picture, as recorded in OUT.private."""
 
     affine: tuple[float, ...]
     """Frame pixels -> chip pixels."""
     size: int
     padding: float
     is_crop: bool
-    """The published picture is the chip itself."""
+    """Whether the published picture is the chip itself."""
 
 
 @dataclass(frozen=True)
 class PairRef:
-    """A published picture and its original, not yet opened."""
+    """A published picture and its original, not opened yet."""
 
     source: str
-    """Below the originals' root; for parquet `path#row`."""
+    """Path below the originals' root; for parquet `path#row`."""
     output: str
-    """Below the published root; for parquet `data/path#row`."""
+    """Path below the published root; for parquet `data/path#row`."""
     faces: tuple[FaceRef, ...] | None
-    """None: not recorded, to be detected in the original."""
+    """None if not recorded; then detected in the original."""
     labels: Labels
     person: str | None
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """All that is to be scored."""
+    """Everything to be scored."""
 
     kind: Literal["ours", "folder"]
     published: Path
@@ -64,17 +64,17 @@ class PairSet:
     """One or several inputs."""
     pairs: tuple[PairRef, ...]
     withheld: int
-    """Inputs without a published picture that were pictures: no face found, or failed."""
+    """Number of input pictures without a published picture: no face found, or failed."""
     attributes: tuple[str, ...]
     """Attributes that the publisher kept."""
     signature: str
     unmatched: int = 0
-    """Published pictures without an original of that name (`folder`)."""
+    """Number of published pictures without an original of that name (`folder`)."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An opened pair: pixels, and each face's five landmarks in either picture."""
+    """An opened pair: pixels, and each face's five landmarks in both pictures."""
 
     ref: PairRef
     original: Image
@@ -87,7 +87,7 @@ def collect(published: Path, against: Path | None) -> PairSet:
     """Match published pictures with their originals.
 
     Raises:
-        DeidError: no originals given or recorded, or nothing matches.
+        DeidError: the originals are unknown, or nothing matches.
     """
     record = read_manifest(published)
     if record is not None:
@@ -134,7 +134,7 @@ def _ours(published: Path, against: Path | None, record: dict[str, Any]) -> Pair
         faces = None if places is None else tuple(
             FaceRef(tuple(face["affine"]), chip["size"], chip["padding"], crops)
             for face in places[row["file_name"]]
-            if face["fitted"] is not False  # without landmarks: blacked out, nothing to cut it by
+            if face["fitted"] is not False  # blacked out without landmarks, cannot be cropped
         )  # fmt: skip
         labels = {n: row[n] for n in CELEBA_ATTRIBUTES if row.get(n) is not None}
         known, person = people.get(source, ({}, None))
@@ -160,8 +160,8 @@ def _linked(link: Path) -> dict[str, str]:
 def _by_name(
     published: Path, rows: Sequence[Mapping[str, Any]], record: dict[str, Any], has_originals: bool
 ) -> dict[str, str]:
-    """Without OUT.private: as for another tool's output, by names that were kept, faces where the
-    detector finds them in the originals."""
+    """Match by kept names without OUT.private, as for another tool's output; faces are those that
+    the detector finds in the originals."""
     settings = record["settings"]
     by_name = settings["names"] == "keep" and settings["output"] == "frames"
     private = private_folder(published).name
@@ -180,7 +180,7 @@ def _by_name(
 
 
 def _people(roots: tuple[Path, ...], follow_links: bool) -> dict[str, tuple[Labels, str | None]]:
-    """Source key -> labels and person, as far as the originals say."""
+    """Map source keys to labels and person, if the originals have them."""
     source = open_source(roots, follow_links)
     found: dict[str, tuple[Labels, str | None]] = {}
     for shard in source.shards:
@@ -238,7 +238,7 @@ def _pictures(shards: Sequence[Any]) -> Iterator[Item]:
 
 
 def open_pairs(pair_set: PairSet, refs: Sequence[PairRef], device: str) -> Iterator[Pair]:
-    """Decode some pairs, one after another. A pair that cannot be opened is left out."""
+    """Decode pairs one after another. A pair that cannot be opened is skipped."""
     originals = _Reader(pair_set.originals)
     published = _Reader((pair_set.published,))
     detector = Detector("auto", device)
@@ -267,12 +267,12 @@ def _faces(
 
 
 def _chip_points(face: FaceRef) -> Points:
-    """Where the mean face's landmarks lie in a chip, see `align.chip_from_unit`."""
+    """Return the mean face's landmarks in a chip, see `align.chip_from_unit`."""
     return (face.padding + MEAN_FACE_5) / (2 * face.padding + 1) * face.size - 0.5
 
 
 class _Reader:
-    """Bytes of pictures by key: a file below the roots, or a row `path#number` of parquet."""
+    """Reads pictures by key: a file below the roots, or a row `path#number` of parquet."""
 
     def __init__(self, roots: tuple[Path, ...]) -> None:
         self._locate = Locator(roots)
@@ -288,7 +288,7 @@ class _Reader:
         return self._rows[key]
 
     def _read_rows(self, path: str, keys: set[str]) -> dict[str, bytes]:
-        """All wanted rows of one file, in one pass over the row groups that hold them."""
+        """Read all wanted rows of one file in one pass over the row groups that contain them."""
         file_path = self._locate(path)
         image = plan_file(file_path).layout.image
         wanted = {int(key.rpartition("#")[2]) for key in keys}

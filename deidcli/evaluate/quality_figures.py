@@ -1,4 +1,4 @@
-"""The figures of picture quality, as far as their weights are installed."""
+"""The figures of picture quality whose weights are installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUALITY = {
 
 
 def quality_rows(faces: Faces) -> list[Row]:
-    """SSIM, PSNR, LPIPS, BRISQUE, FID, as far as installed; a line why not for the others."""
+    """Return SSIM, PSNR, LPIPS, BRISQUE and FID, if installed; else rows with the reason."""
     missing = quality.available()
     rows = []
     for key, (metric, better, definition) in _QUALITY.items():

@@ -22,18 +22,18 @@ class Row:
 
     metric: str
     value: float | None
-    """None: not available, `definition` says why."""
+    """None: not available, `definition` gives the reason."""
     n: int
     definition: str
     better: str
-    """`higher` or `lower`, or empty where neither is."""
+    """`higher` or `lower`, or empty if neither is better."""
     low: float | None = None
     high: float | None = None
     recognizer: str = ""
     group: str = ""
-    """Empty: all faces."""
+    """The group of faces; empty: all."""
     original: float | None = None
-    """The same figure on the originals."""
+    """The same figure for the originals."""
     chance: float | None = None
     with_withheld: float | None = None
     """The same share with withheld pictures in the denominator: one face each, counted as not
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Faces:
-    """The features of all scored faces, and what is known of each."""
+    """The features and metadata of all scored faces."""
 
     data: features.Features
     refs: tuple[PairRef, ...]
@@ -58,11 +58,11 @@ class Faces:
         return [ref.person for ref in self.refs]
 
     def labels(self, name: str) -> NDArray[np.int8]:
-        """(F,) +1, -1, or 0 where unknown."""
+        """Return (F,) labels: +1, -1, or 0 if unknown."""
         return np.array([ref.labels.get(name, 0) for ref in self.refs], dtype=np.int8)
 
     def only(self, rows: NDArray[np.int64]) -> Faces:
-        """Some of the faces."""
+        """Return a subset of the faces."""
         data = {key: values[rows] for key, values in self.data.items()}
         return Faces(data, tuple(self.refs[row] for row in rows), 0, self.attributes)
 
@@ -81,7 +81,7 @@ def share_row(
     withheld: int | None = None,
     **more: Any,
 ) -> Row:
-    """A row for a share; withheld faces count as hits where higher is more private."""
+    """Return a row for a share; withheld faces count as hits if higher is more private."""
     value, (low, high) = share(hits)
     with_withheld = None
     if withheld is not None:

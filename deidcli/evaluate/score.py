@@ -1,4 +1,4 @@
-"""`deid score`: features once, then every metric; a table, a manifest entry, a row a face."""
+"""`deid score`: compute features and metrics; write a table, a manifest entry, a row per face."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def score(
         `rows` (as `Row`), `faces`, `withheld`, `unmatched`, `recognizers`.
 
     Raises:
-        DeidError: nothing to score.
+        DeidError: there is nothing to score.
     """
     chosen = list(names) if names else recognizers.installed_recognizers()
     pair_set = collect(published, against)
@@ -72,7 +72,7 @@ def score(
 
 
 def _missed_rows(pair_set: PairSet, device: str, workers: int, progress: Progress) -> list[Row]:
-    """Faces that a second look finds in a sample of the output (docs/score.md)."""
+    """Return rows for faces that a second search finds in a sample (docs/score.md)."""
     record = read_manifest(pair_set.published)
     if record is None or not (private_folder(pair_set.published) / "faces.parquet").exists():
         return []
@@ -91,7 +91,7 @@ def _missed_rows(pair_set: PairSet, device: str, workers: int, progress: Progres
 def measure(
     pair_set: PairSet, names: Sequence[str], device: str, workers: int, progress: Progress
 ) -> Faces:
-    """Compute what is not yet on disk, and load it."""
+    """Compute features that are not on disk yet, and load all."""
     folder = private_folder(pair_set.published) / "features" / _cache_key(pair_set, names, device)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     chunks = [
@@ -146,7 +146,7 @@ def _cache_key(pair_set: PairSet, names: Sequence[str], device: str) -> str:
 def write_report(
     pair_set: PairSet, faces: Faces, names: Sequence[str], report: dict[str, Any]
 ) -> None:
-    """Scores into manifest.json (ours) or scores.json, and one row a face into scores.parquet."""
+    """Write scores to manifest.json or scores.json, and a row per face to scores.parquet."""
     private = private_folder(pair_set.published)
     private.mkdir(mode=0o700, exist_ok=True)
     columns: dict[str, Any] = {
@@ -176,7 +176,7 @@ def write_report(
 
 
 def table(report: dict[str, Any], groups: bool = False) -> str:
-    """The report as text, percent where a share."""
+    """Format the report as text, with shares in percent."""
     rows = [Row(**row) for row in report["rows"]]
     lines = [_line("metric", "by", "value", "95 % interval", "originals", "chance")]
     for row in rows:
@@ -200,13 +200,13 @@ def table(report: dict[str, Any], groups: bool = False) -> str:
 
 
 LABEL_COLUMNS, TEXT_COLUMN = 22, 45
-"""Width of the first column; where the text of a row without a figure begins."""
+"""Width of the first column; column where the text of a row without a figure begins."""
 
 
 def _line(
     label: str, by: str, value: str, interval: str = "", original: str = "", chance: str = ""
 ) -> str:
-    """A row of the table, at most 79 columns wide."""
+    """Format a row of the table, at most 79 columns wide."""
     lead = f"{label:<{LABEL_COLUMNS}} {by:<13}{value:>7}"
     return f"{lead}  {interval:<16}{original:>10}{chance:>8}".rstrip()
 

@@ -1,4 +1,4 @@
-"""CelebA's forty attributes, and the letters that stand for some of them."""
+"""CelebA's forty attributes, and single letters for some of them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LETTERS: dict[str, str] = {
 
 
 def parse_attributes(text: str) -> tuple[str, ...]:
-    """`GSBE` or `Male,Smiling` to CelebA's names, in the order given, without doubles.
+    """Parse `GSBE` or `Male,Smiling` to CelebA's names, in that order, without duplicates.
 
     Raises:
-        UsageError: a letter or name that is not known.
+        UsageError: a letter or name is unknown.
     """
     names = [part.strip() for part in text.split(",") if part.strip()]
     if len(names) == 1 and names[0] not in CELEBA_ATTRIBUTES:

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and the exit codes of the command line."""
+"""The exceptions for users to read, and the exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """It could not be done; one line on stderr says what and how to mend it."""
+    """Failed; one line on stderr says why and how to fix it."""
     USAGE = 2
     SOME_INPUTS_FAILED = 3
     """Done, but at least one input could not be read or de-identified. Those were withheld."""
     STOPPED = 130
-    """Ctrl-C; as a shell says it: 128 and the number of the signal."""
+    """Ctrl-C; as in shells, 128 plus the number of the signal."""
 
 
 class DeidError(Exception):
-    """Something that the user can mend.
+    """A problem that the user can fix.
 
-    `message` says what is wrong, `hint` how to mend it; both are single lines. Neither may hold
-    a password or a picture's content.
+    `message` says what is wrong, `hint` how to fix it; both are single lines. Neither may contain a
+    password or a picture's content.
     """
 
     code = ExitCode.FAILED
@@ -37,7 +37,7 @@ class DeidError(Exception):
 
 
 class UsageError(DeidError):
-    """An option or value that the command line does not know."""
+    """An option or value that deid does not know."""
 
     code = ExitCode.USAGE
 
@@ -55,7 +55,7 @@ class Stopped(DeidError):
 
 
 def words(error: Exception) -> str:
-    """An exception in one line, for the record of an input; what a library said may quote it."""
+    """Format an exception as one line for an input's record; libraries may quote the input."""
     if isinstance(error, DeidError):
         return error.message
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as settings: read from `key=value` text, described from their docstrings."""
+"""Frozen dataclasses as settings: parsed from `key=value` text, described by their docstrings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from deidcli.errors import UsageError
 
 
 def parse_fields(name: str, cls: type[Any], given: Mapping[str, str]) -> Any:
-    """A frozen dataclass from text.
+    """Create a frozen dataclass from text.
 
     Args:
         name: what the settings are of, for error messages.
 
     Raises:
-        UsageError: no such setting, or a value outside its range.
+        UsageError: the setting does not exist, or a value is out of range.
     """
     hints = get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
@@ -63,7 +63,7 @@ def _finite(value: Any) -> Any:
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """The docstring that stands under each field of a dataclass."""
+    """Return the docstring below each field of a dataclass."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     docs = {}
@@ -75,7 +75,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
 
 
 class Described(NamedTuple):
-    """A setting, as `deid methods` shows it."""
+    """A setting, as shown by `deid methods`."""
 
     name: str
     type: str
@@ -84,7 +84,7 @@ class Described(NamedTuple):
 
 
 def describe_fields(cls: type[Any]) -> list[Described]:
-    """Each field of a frozen dataclass, with the docstring that stands under it."""
+    """Describe each field of a frozen dataclass, with the docstring below it."""
     docs, hints = field_docs(cls), get_type_hints(cls)
     rows = []
     for field in dataclasses.fields(cls):

@@ -1,4 +1,4 @@
-"""Where work runs: processes, their threads, the device; and that workers end in time."""
+"""Worker processes, their threads and devices, and ending workers in time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from deidcli.settings import DeviceName
 
 
 def default_workers() -> int:
-    """One a core that this process may use, at most 16."""
+    """Return one worker per core that this process may use, at most 16."""
     return max(1, min(16, len(os.sched_getaffinity(0))))
 
 
 def limit_threads(threads: int) -> None:
-    """Threads of OpenCV and torch in this process; torch may be loaded later, or never."""
+    """Limit the threads of OpenCV and torch in this process; torch may be loaded later or never."""
     import cv2
 
     cv2.setNumThreads(threads)
@@ -38,15 +38,15 @@ def limit_threads(threads: int) -> None:
 
 
 PRELOADED = ("deidcli.pipeline.steps", "deidcli.faces.dlib_nets")
-"""For commands that run networks."""
+"""Modules to preload for commands that run networks."""
 
 
 def modules_of(method: str, gate: bool, detector: str) -> tuple[str, ...]:
-    """What a run's workers import, and nothing that they do not need: above all not torch.
+    """Return the modules that a run's workers import, without unneeded ones, above all torch.
 
     Args:
-        method: where the method's class is, `module:Class`.
-        gate: whether there is one.
+        method: the method's class, as `module:Class`.
+        gate: whether the run has a gate.
     """
     modules = ["deidcli.pipeline.steps", method.partition(":")[0]]
     if gate:
@@ -59,10 +59,10 @@ def modules_of(method: str, gate: bool, detector: str) -> tuple[str, ...]:
 
 
 def warm_up(modules: Sequence[str] = PRELOADED) -> None:
-    """Start the server that workers are forked from; it imports while this process goes on.
+    """Start the server that workers are forked from; it imports in parallel with this process.
 
-    It imports once, and forks from a process that has no threads of its own: workers start in
-    milliseconds and share what was imported.
+    It imports once and forks from a process without threads, so workers start in milliseconds and
+    share the imported modules.
     """
     multiprocessing.set_forkserver_preload(list(modules))
     try:
@@ -76,9 +76,8 @@ def warm_up(modules: Sequence[str] = PRELOADED) -> None:
 
 def _start_server() -> None:
     _shorten_temporary_folder()
-    # The server and the workers forked from it are not told of Ctrl-C, or each would print a
-    # traceback: this process is, and they end with it. The tracker comes first, for its start
-    # lifts the mask.
+    # Ctrl-C is blocked in the server and its workers, or each would print a traceback; they end
+    # with this process. The tracker is started first, because starting it unblocks the signal.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -88,12 +87,12 @@ def _start_server() -> None:
 
 
 LONGEST_SOCKET = 100
-"""Bytes of a socket's path; Linux allows 107, macOS 103."""
+"""Maximum bytes of a socket's path; Linux allows 107, macOS 103."""
 _SOCKET = "/pymp-12345678/listener-12345678"
 
 
 def _shorten_temporary_folder() -> None:
-    """Where TMPDIR is too long for the path of a socket, put sockets elsewhere."""
+    """Put sockets elsewhere if TMPDIR is too long for a socket's path."""
     config = getattr(multiprocessing.current_process(), "_config", {})
     usual = tempfile.gettempdir()
     if config.get("tempdir") or len(os.fsencode(usual + _SOCKET)) <= LONGEST_SOCKET:
@@ -106,22 +105,22 @@ def _shorten_temporary_folder() -> None:
         )
     tempfile.tempdir = short
     try:
-        util.get_temp_dir()  # which is kept, and removed in the end
+        util.get_temp_dir()  # cached, and removed at the end
     finally:
         tempfile.tempdir = usual
 
 
 def remove_sockets() -> None:
-    """Remove the folder of the workers' sockets, which a process that just ends leaves behind."""
+    """Remove the folder of the workers' sockets, which a killed process leaves behind."""
     folder = getattr(multiprocessing.current_process(), "_config", {}).get("tempdir")
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_workers() -> None:
-    """End the workers and the server that forks them, whatever they do.
+    """Kill the workers and the server that forks them, whatever they are doing.
 
-    A server that still imports would fork workers of a process that is gone by then.
+    A server that is still importing would otherwise fork workers for a process that is gone.
     """
     server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
     if server is not None:
@@ -135,7 +134,7 @@ def end_workers() -> None:
 
 
 def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
-    """Processes that end with their parent, `threads` threads each."""
+    """Return a pool of processes that end with their parent, with `threads` threads each."""
     warm_up()
     context = multiprocessing.get_context("forkserver")
     return ProcessPoolExecutor(
@@ -149,7 +148,7 @@ def _start_worker(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker must not write on after the run that started it was killed."""
+    """End this worker when its parent ends: it must not keep writing after the run was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -157,11 +156,11 @@ def _end_with_parent() -> None:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that is not known or not there.
+    """Refuse an unknown or unavailable device.
 
     Raises:
-        UsageError: another name than `auto`, `cpu`, `cuda`.
-        DeidError: `cuda` where there is none.
+        UsageError: the name is not `auto`, `cpu` or `cuda`.
+        DeidError: `cuda` is not available.
     """
     if name not in get_args(DeviceName):
         raise UsageError(f"--device {name} is not known", "one of: auto, cpu, cuda")
@@ -170,7 +169,7 @@ def check_device(name: str) -> None:
 
 
 def resolve_device(name: str) -> str:
-    """`auto` to what torch has: `cpu` or `cuda`."""
+    """Resolve `auto` to what torch has: `cpu` or `cuda`."""
     if name == "cpu":
         return "cpu"
     import torch

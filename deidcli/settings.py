@@ -1,4 +1,4 @@
-"""What a run was asked to do, and the fingerprint that tells two runs apart."""
+"""The settings of a run, and the fingerprint that distinguishes two runs."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Names = Literal["keep", "random"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 RECOGNIZER_NAMES = ("dlib", "mobilefacenet", "w600k_mbf", "facenet")
-"""The keys of `faces.recognizers.RECOGNIZERS`, which costs seconds to import."""
+"""The keys of `faces.recognizers.RECOGNIZERS`, which takes seconds to import."""
 
 GATE_DISTANCE = 0.6
-"""dlib's own threshold: below it, its recognizer calls two faces the same person."""
+"""dlib's own threshold: at or below it, its recognizer considers two faces the same person."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides what is published. Recorded whole in the manifest."""
+    """Everything that determines what is published. The manifest records all of it."""
 
     method: str
     method_settings: dict[str, Any] = field(default_factory=dict)
-    """All of the method's settings, defaults included."""
+    """All of the method's settings, including defaults."""
     attributes: tuple[str, ...] | None = None
-    """CelebA names of the attributes asked for; None: all that the source has labels for."""
+    """CelebA names of the requested attributes; None: all that the source has labels for."""
     output: OutputKind = "frames"
     detector: DetectorName = "auto"
     on_no_face: OnNoFace = "withhold"
     yes: bool = False
-    """With on_no_face = copy: also pictures in which a second look finds a face."""
+    """With on_no_face = copy: also copy pictures in which a second search finds a face."""
     boxes: str | None = None
     """The user's own face boxes: `column:NAME`, or `sha256:...` of the table."""
     boxes_are: BoxesAre = "add"
@@ -49,18 +49,18 @@ class RunSettings:
     """dlib distance that a published face must exceed; None: no gate."""
     names: Names = "random"
     columns: tuple[str, ...] = ()
-    """Columns published beside the picture; `all` alone: every one that cannot hide a picture."""
+    """Columns published beside the picture; only `all`: every one that cannot hide a picture."""
     keep_identity: bool = False
     publish_geometry: bool = False
     """Publish where faces are, as boxes rounded to a grid."""
     mark: bool = True
-    """Say in each picture, in one fixed XMP packet, how it was made."""
+    """Store in each picture, as a fixed XMP packet, how it was made."""
     follow_links: bool = False
     seed: int | None = None
-    """None: everything random follows from the run's own secret."""
+    """None: all randomness is derived from the run's own secret."""
     jpeg_quality: int = 95
     seal: bool = False
-    """Publish the original pixels of each face too, encrypted."""
+    """Also publish the original pixels of each face, encrypted."""
     max_megapixels: float = 150.0
 
     def __post_init__(self) -> None:
@@ -84,15 +84,15 @@ class RunSettings:
             raise UsageError("--jpeg-quality must lie between 1 and 100", "the default is 95")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         values = dataclasses.asdict(self)
         values["attributes"] = None if self.attributes is None else list(self.attributes)
         values["columns"] = list(self.columns)
         return values
 
     def published(self) -> dict[str, Any]:
-        """The same for manifest.json: a hash of the user's table of boxes would confirm a guess
-        of which data set it belongs to."""
+        """Return the values for manifest.json, without the hash of the user's boxes, which would
+        confirm a guess of the data set."""
         values = self.as_dict()
         if self.boxes is not None and self.boxes.startswith("sha256:"):
             values["boxes"] = "table"
@@ -100,7 +100,7 @@ class RunSettings:
 
 
 def fingerprint(settings: RunSettings, weights: dict[str, str], signature: str) -> str:
-    """sha256 of all that decides the output: settings, version, weights, the list of inputs.
+    """Return the sha256 of all that determines the output: settings, version, weights, inputs.
 
     Args:
         weights: name -> sha256 of every weight file in use.
@@ -117,7 +117,7 @@ def fingerprint(settings: RunSettings, weights: dict[str, str], signature: str) 
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name (was -> is)` for each setting in which two recorded runs differ."""
+    """Return `name (was -> is)` for each setting in which two recorded runs differ."""
     found = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
@@ -129,20 +129,20 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
 
 
 def published_print(print_of_run: str, secret: bytes) -> str:
-    """What a manifest has in place of the fingerprint, 64 hex digits.
+    """Return the 64 hex digits that a manifest has in place of the fingerprint.
 
-    The fingerprint itself follows from the names and sizes of the inputs, so it would confirm a
+    The fingerprint itself depends on the names and sizes of the inputs, so it would confirm a
     guessed source folder.
     """
     return hmac.new(secret, b"deid 1 run\0" + print_of_run.encode(), hashlib.sha256).hexdigest()
 
 
 def face_seed(seed: int | bytes, key: str, face: int) -> int:
-    """The 64-bit number of one face, the only source of its randomness.
+    """Return a face's 64-bit seed, the only source of its randomness.
 
     Args:
-        seed: --seed; or the run's secret, so that nobody who knows the source's names can tell
-            which choice was made for which picture.
+        seed: --seed, or the run's secret, so that knowing the source's names does not reveal which
+            choice was made for which picture.
     """
     text = f"{key}\0{face}"
     if isinstance(seed, bytes):

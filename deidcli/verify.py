@@ -1,6 +1,6 @@
 """`deid verify`: prove that an output is what its manifest says.
 
-Works on OUT alone, as its recipients hold it; where OUT.private lies beside it, the link table is
+It needs only OUT, which is what recipients have; if OUT.private is beside it, the link table is
 checked too.
 """
 
@@ -32,10 +32,10 @@ _OWN = {"manifest.json", "metadata.parquet", "README.md", "SHA256SUMS"}
 
 
 def verify_output(out: Path) -> dict[str, Any]:
-    """Check an output.
+    """Check an output against its manifest.
 
     Returns:
-        `ok` and `checks`: a list of name, ok, detail.
+        `ok` and `checks`, a list of name, ok, detail.
 
     Raises:
         DeidError: OUT is no finished output.
@@ -64,10 +64,10 @@ def verify_output(out: Path) -> dict[str, Any]:
 def faces_left(
     out: Path, sample: int | None, device: str, workers: int, progress: Progress
 ) -> dict[str, Any]:
-    """Look again for faces that were not replaced, and put what is found on the review list.
+    """Search again for faces that were not replaced, and add the results to the review list.
 
     Args:
-        sample: pictures to look at, drawn at random; None: all.
+        sample: number of pictures to search, drawn at random; None: all.
 
     Returns:
         `missed.Missed.as_dict`.
@@ -85,7 +85,7 @@ def faces_left(
     }
     for name, places in said.found.items():
         spots.setdefault(name, []).extend(
-            # 1 is added so that these come first: another detector saw them, by its own scores.
+            # Adding 1 puts these first: they come from other detectors with their own scores.
             review.Spot(place.box, 1 + min(place.score, 1.0), why)
             for place in places
         )
@@ -104,7 +104,7 @@ def _run(
         return {"name": name, "ok": True, "detail": step(out, record)}
     except Wrong as wrong:
         return {"name": name, "ok": False, "detail": str(wrong)}
-    except Exception as error:  # whatever a damaged file makes a reader raise
+    except Exception as error:  # a reader may raise anything on a damaged file
         return {"name": name, "ok": False, "detail": f"cannot be checked: {type(error).__name__}"}
 
 
@@ -157,7 +157,7 @@ def _no_others(out: Path, record: dict[str, Any]) -> str:
 
 
 def _entries(out: Path) -> Iterator[str]:
-    """Every file, link and empty folder below OUT, relative."""
+    """Yield every file, link and empty folder below OUT, relative to it."""
     for folder, folders, files in os.walk(out):
         path = Path(folder)
         links = [name for name in folders if (path / name).is_symlink()]
@@ -193,12 +193,12 @@ def _metadata(out: Path, record: dict[str, Any]) -> str:
 
 
 def _pictures(out: Path) -> set[str]:
-    """What SHA256SUMS lists but the sealed files."""
+    """Return everything in SHA256SUMS except the sealed files."""
     return set(read_sums(out)) - {sealed.FILE, geometry.SEALED}
 
 
 def _sealed(out: Path, record: dict[str, Any]) -> str:
-    """One sealed region a published face. Their content only `deid restore` can check."""
+    """Check for one sealed region per face; only `deid restore` can check their content."""
     _require("seal_mac" in record, "the manifest has lost its seal")
     _require(sealed.FILE in read_sums(out), "not in SHA256SUMS")
     table = pq.read_table(out / "metadata.parquet", columns=["file_name", "faces"])
@@ -217,7 +217,7 @@ def _links(out: Path, record: dict[str, Any]) -> str:
     sums = read_sums(out)
     linked = {row["source"]: row["outputs"] for row in rows}
     parts = Journal(out).parts.glob("*.parquet")
-    for path in sorted(path for path in parts if path.stem.isdecimal()):  # none that a kill left
+    for path in sorted(path for path in parts if path.stem.isdecimal()):  # not those left by a kill
         for part in pq.read_table(path, columns=["source", "outputs"]).to_pylist():
             for name, output in zip(linked[part["source"]], part["outputs"], strict=True):
                 same = name.startswith("data/") or sums.get(name) == output["sha256"]

@@ -1,10 +1,10 @@
-"""Passphrases, and the keys and bits that are made of them.
+"""Passphrases, and the keys and bits derived from them.
 
-passphrase -> scrypt (salt and cost in manifest.json) -> one key for each use -> each face's bits.
+passphrase -> scrypt (salt and cost in manifest.json) -> one key per use -> each face's bits.
 
-The passphrase itself is used once, in the process of the command, and is kept nowhere. What
-workers get are the keys, through the pipe that brings them their work. OUT holds nothing that
-tells whether a passphrase is right, unless the run was sealed.
+The passphrase is used once, in the command's own process, and never stored. Workers get the keys,
+through the pipe that sends them their work. Anyone with OUT can test guesses of the passphrase:
+against the seal, against `sealed/geometry.parquet`, or by how faces come out (docs/restore.md).
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "DEID_PASSWORD"
 LONGEST = 1 << 16
-"""Bytes of a passphrase at most: a file beyond it was given by mistake."""
+"""Maximum bytes of a passphrase; a larger file was chosen by mistake."""
 
 SCRYPT_N = 1 << 17
-"""scrypt's cost: 128 MiB and about 0.5 s a guess on one core. With r and p as in Percival and
+"""scrypt's cost: 128 MiB and about 0.5 s per guess on one core. r and p are as in Percival and
 Josefsson, RFC 7914."""
 SCRYPT_R = 8
 SCRYPT_P = 1
 COSTS = (1 << 14, 1 << 20)
-"""What a manifest may ask for: at most 1 GiB, so that a forged one cannot exhaust the machine."""
+"""The range of n in a manifest: at most 1 GiB, so that a forged one cannot exhaust memory."""
 SALT_BYTES = 16
 FACE_BITS = 128
-"""Bits that a network gets for one face."""
+"""Number of bits that a network gets per face."""
 
 
 # ---------------------------------------------------------------------------- the passphrase
 
 
 def take_environment() -> str | None:
-    """The passphrase from DEID_PASSWORD, which is gone from the environment afterwards.
+    """Return the passphrase from DEID_PASSWORD and remove it from the environment.
 
-    Before any other process is started: a child's environment can be read in the process list.
+    This must run before any other process starts: a child's environment is visible in the process
+    list.
     """
     found = os.environ.pop(ENVIRONMENT, None)
     if found is not None:
@@ -58,10 +59,10 @@ def take_environment() -> str | None:
 
 
 def _wipe_environment() -> None:
-    """Overwrite the passphrase in the block that this process was started with.
+    """Overwrite the passphrase in this process's initial environment block.
 
-    Linux shows that block in `ps e` for as long as the process lives, whatever it does with its
-    variables. Where the system has no such files there is nothing to wipe, or no way to.
+    Linux shows that block in `ps e` as long as the process lives, even if it changes its variables.
+    On systems without these files there is nothing to wipe, or no way to do it.
     """
     name = ENVIRONMENT.encode() + b"="
     try:
@@ -80,15 +81,15 @@ def _wipe_environment() -> None:
 
 
 def read_passphrase(file: Path | None, environment: str | None, *, twice: bool) -> bytes:
-    """The passphrase, from a file, else from the environment, else asked for without echo.
+    """Return the passphrase from a file, else the environment, else a prompt without echo.
 
     Args:
-        environment: what `take_environment` found.
-        twice: a new one: ask two times and compare, and refuse one that is soon guessed.
+        environment: the result of `take_environment`.
+        twice: it is a new passphrase: ask twice, compare, and refuse a weak one.
 
     Raises:
-        UsageError: there is none, it is empty or weak, or its file can be read by others.
-        DeidError: the file cannot be read, or the two that were typed differ.
+        UsageError: it is missing, empty or weak, or others can read its file.
+        DeidError: the file cannot be read, or the two typed passphrases differ.
     """
     found = _find_passphrase(file, environment, twice)
     if twice:
@@ -122,10 +123,10 @@ def _ask(twice: bool) -> bytes:
 
 
 def _read_file(path: Path) -> bytes:
-    """The content of a file that none but its owner can read."""
+    """Read a file that only its owner can access."""
     try:
         with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode  # of what was opened, not of what is there now
+            mode = os.fstat(file.fileno()).st_mode  # of the opened file, not of the path
             if stat.S_IMODE(mode) & 0o077:
                 raise UsageError(
                     f"{path} can be opened by others than its owner", f"run: chmod 600 {path}"
@@ -142,7 +143,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _clean(data: bytes, what: str) -> bytes:
-    """The passphrase as UTF-8 in one spelling, so that every keyboard gives the same bytes."""
+    """Normalize the passphrase to NFC UTF-8, so that every keyboard gives the same bytes."""
     if not data:
         raise UsageError(f"{what} is empty", "give one that nobody can guess")
     if len(data) > LONGEST:
@@ -151,17 +152,17 @@ def _clean(data: bytes, what: str) -> bytes:
         return unicodedata.normalize("NFC", data.decode("utf-8")).encode()
     except UnicodeDecodeError:
         pass
-    # Outside of the handler: that error holds the passphrase.
+    # Outside of the handler, because that error contains the passphrase.
     raise UsageError(f"{what} is not UTF-8 text", "give a passphrase of words")
 
 
 def check_strength(passphrase: bytes) -> None:
-    """A floor, no proof of strength: what guessers try first is refused.
+    """Refuse what guessers try first. This is a minimum, not a proof of strength.
 
     Raises:
-        UsageError: shorter than SHORTEST characters, of fewer than DIFFERENT different ones, one
-            piece again and again, a run of neighbors (abc, 321), or a password that is
-            among the most common with digits and signs around it.
+        UsageError: it has fewer than SHORTEST characters or fewer than DIFFERENT distinct ones, or
+            it is one repeated piece, a run of neighbors (abc, 321), or one of the most common
+            passwords with digits and signs around it.
     """
     text = passphrase.decode("utf-8").casefold()
     cycle = 10 if text.isdecimal() else sys.maxunicode  # 9 is followed by 0
@@ -183,7 +184,7 @@ def check_strength(passphrase: bytes) -> None:
 
 
 SHORTEST = 12
-"""Characters of a new passphrase at least, after NFC."""
+"""Minimum number of characters of a new passphrase, after NFC."""
 DIFFERENT = 5
 _COMMON = frozenset(
     {"password", "passwort", "passphrase", "qwerty", "qwertz", "azerty", "qwertyuiop", "letmein"}
@@ -196,7 +197,7 @@ _LOOKALIKES = str.maketrans("@0134$!7", "aoieasit")
 
 
 def _is_common(text: str) -> bool:
-    """Return whether nothing is left of it but common passwords, digits and signs."""
+    """Return whether it consists only of common passwords, digits and signs."""
     core = re.sub(r"^[\W\d_]+|[\W\d_]+$", "", text)
     for spelling in (text, core.translate(_LOOKALIKES)):
         letters = "".join(char for char in spelling if char.isalpha())
@@ -210,7 +211,7 @@ def _is_common(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Kdf:
-    """How a passphrase becomes a key; recorded in manifest.json."""
+    """The key derivation parameters; recorded in manifest.json."""
 
     salt: bytes
     n: int
@@ -219,10 +220,10 @@ class Kdf:
 
     @classmethod
     def from_dict(cls, values: Any) -> Kdf:
-        """What `as_dict` gave.
+        """Create from the result of `as_dict`.
 
         Raises:
-            DeidError: not that, or a cost that no run of deid asks for.
+            DeidError: the values are invalid, or the cost is not one that deid uses.
         """
         try:
             kdf = cls(bytes.fromhex(values["salt"]), *(int(values[key]) for key in "nrp"))
@@ -235,29 +236,29 @@ class Kdf:
         return kdf
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"kdf": "scrypt", "n": self.n, "r": self.r, "p": self.p, "salt": self.salt.hex()}
 
 
 @dataclass(frozen=True, repr=False)
 class Keys:
-    """32 bytes for each use of a passphrase. No repr: none of them may reach a log."""
+    """A 32-byte key for each use of a passphrase. It has no repr, so that no key reaches a log."""
 
     network: bytes
-    """Each face's bits follow from it."""
+    """Each face's bits are derived from it."""
     seal: bytes
-    """AES-256-GCM of the sealed originals."""
+    """Key of the sealed originals (AES-256-GCM)."""
     seal_nonce: bytes
     manifest: bytes
     """Authenticates the manifest of a sealed output."""
     geometry: bytes
-    """AES-256-GCM of where faces were."""
+    """Key of the face positions (AES-256-GCM)."""
     verifier: bytes
-    """Kept in OUT.private, so that a run is not continued with another passphrase."""
+    """Stored in OUT.private, so that a run is not resumed with another passphrase."""
 
 
 def derive(passphrase: bytes, kdf: Kdf) -> Keys:
-    """The keys of a passphrase. Takes 128 bytes * n * r of memory."""
+    """Derive the keys from a passphrase. This takes 128 bytes * n * r of memory."""
     root = hashlib.scrypt(
         passphrase, salt=kdf.salt, n=kdf.n, r=kdf.r, p=kdf.p, dklen=32,
         maxmem=256 * kdf.r * kdf.n,
@@ -267,7 +268,7 @@ def derive(passphrase: bytes, kdf: Kdf) -> Keys:
 
 
 def keyed_hash(key: bytes, label: str, data: bytes = b"") -> bytes:
-    """HMAC-SHA256, 32 bytes; the label keeps apart what one key is used for.
+    """Return an HMAC-SHA256, 32 bytes; the label separates different uses of one key.
 
     With a key from scrypt and no data this is one block of HKDF-Expand (RFC 5869, sec. 2.3).
     """
@@ -275,7 +276,7 @@ def keyed_hash(key: bytes, label: str, data: bytes = b"") -> bytes:
 
 
 def new_kdf(secret: bytes) -> Kdf:
-    """The salt of a run, from the run's own secret, and today's cost."""
+    """Return the parameters of a new run: a salt from the run's secret, and the current cost."""
     return Kdf(keyed_hash(secret, "salt")[:SALT_BYTES], SCRYPT_N)
 
 
@@ -283,10 +284,10 @@ def new_kdf(secret: bytes) -> Kdf:
 
 
 def face_nonce(secret: bytes, seed: int) -> str:
-    """What is published with a face, so that its bits can be made again: 32 hex digits.
+    """Return the 32 hex digits published with a face, from which its bits can be derived again.
 
-    From the run's secret and not from the passphrase: whoever knows the source's names could
-    try passphrases on it otherwise, and would learn which is right.
+    They are derived from the run's secret and not from the passphrase; otherwise anyone who knows
+    the source's names could test passphrases against them.
 
     Args:
         seed: `settings.face_seed` of the face.
@@ -295,9 +296,9 @@ def face_nonce(secret: bytes, seed: int) -> str:
 
 
 def face_bits(keys: Keys, nonces: Sequence[str]) -> NDArray[np.uint8]:
-    """(N, FACE_BITS) uint8 of 0 and 1: each face's own password.
+    """Return each face's own password: (N, FACE_BITS) uint8 of 0 and 1.
 
-    One face's bits tell nothing of another's: HMAC-SHA256 is one way.
+    One face's bits reveal nothing about another's, because HMAC-SHA256 is one-way.
 
     Raises:
         ValueError: a nonce is not hex.

@@ -1,15 +1,16 @@
-"""`--seal`: the exact original pixels of each replaced region, encrypted, beside the pictures.
+"""`--seal`: store the original pixels of each replaced region, encrypted, beside the pictures.
 
-Each region is AES-256-GCM under one key of the run, its nonce derived from the key, the place and
-the pixels, its associated data the run, the published picture and the face. A MAC over
-manifest.json, under another key of the same passphrase, binds the rest: through the manifest's
-checksums of metadata.parquet and SHA256SUMS it covers every published byte that is put back.
+Each region is encrypted with AES-256-GCM under one key of the run. Its nonce is derived from the
+key, the place and the pixels; its associated data are the run, the published picture and the face.
+A MAC over manifest.json, under another key of the same passphrase, binds the rest: through the
+manifest's checksums of metadata.parquet and SHA256SUMS it covers every published byte that
+restoring uses.
 
-The box of a region is encrypted with it: whoever has a copy of the photograph could tell it by
-the box. So is where faces were, for a method that finds them again with the password.
+A region's box is encrypted with it, because anyone with a copy of the photograph could recognize it
+by the box. So are the face positions, for a method that needs them to restore with the password.
 
-Pixels are not compressed: a compressed length would tell which of an attacker's own pictures is
-the original.
+Pixels are not compressed, because a compressed length would reveal which of an attacker's own
+pictures is the original.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from deidcli.faces.align import Image
 
 CIPHER = "AES-256-GCM"
 NONCE_BYTES = 12
-"""NIST SP 800-38D, sec. 5.2.1.1: the length that GCM uses as it is."""
+"""NIST SP 800-38D, sec. 5.2.1.1: the length that GCM uses without hashing."""
 FREE = ("scores", "seal_mac")
-"""Keys of manifest.json that the MAC leaves out: `deid score` adds its own later."""
+"""Keys of manifest.json that the MAC excludes, since `deid score` adds its own later."""
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, the upper bounds excluded."""
@@ -44,7 +45,7 @@ _BOX_BYTES = 4 * _BOX.itemsize
 
 
 class Unsealable(Exception):
-    """A sealed region is not what the run wrote, or the key is another."""
+    """A sealed region is not what the run wrote, or the key is wrong."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,19 @@ class SealedFace:
 
     nonce: bytes
     data: bytes
-    """Encrypted: the box, four int32; then 3 bytes a pixel, row by row, RGB. After it the 16 bytes
-    of GCM's tag."""
+    """The encrypted box (four int32) and RGB pixels (3 bytes each, row by row), then GCM's 16-byte
+    tag."""
 
 
 def seal(keys: Keys, place: Place, box: Box, pixels: Image) -> SealedFace:
     """Encrypt a region of the original.
 
-    GCM breaks when one nonce meets two different messages. Here the nonce is the first 96 bits of
-    a keyed hash of all that is encrypted and authenticated, the pixels included. So the same
-    nonce comes again only for the same region of the same picture (a resumed or repeated run
-    writes the same bytes, which tells nothing new), or by a collision of 96 bits: below 2^-32
-    for 2^32 faces under one key, the limit that SP 800-38D sets for random nonces. Neither a
-    counter nor a source of randomness has to survive a kill.
+    GCM breaks when one nonce is used for two different messages. Here the nonce is the first 96
+    bits of a keyed hash of everything encrypted and authenticated, including the pixels. A nonce
+    thus repeats only for the same region of the same picture (a resumed or repeated run writes the
+    same bytes, which reveals nothing new), or by a collision of 96 bits: below 2^-32 for 2^32 faces
+    under one key, the limit that SP 800-38D sets for random nonces. Neither a counter nor a source
+    of randomness has to survive a kill.
 
     Args:
         pixels: (y1 - y0, x1 - x0, 3) uint8 RGB.
@@ -76,10 +77,10 @@ def seal(keys: Keys, place: Place, box: Box, pixels: Image) -> SealedFace:
 
 
 def unseal(keys: Keys, place: Place, face: SealedFace) -> tuple[Box, Image]:
-    """The box of a sealed region, and its (y1 - y0, x1 - x0, 3) uint8 RGB pixels.
+    """Decrypt a sealed region: its box and (y1 - y0, x1 - x0, 3) uint8 RGB pixels.
 
     Raises:
-        Unsealable: one bit of it, of the picture's bytes or of the key is another.
+        Unsealable: a bit of the region, the picture's bytes or the key differs.
     """
     try:
         plain = AESGCM(keys.seal).decrypt(face.nonce, face.data, place.bound())
@@ -92,22 +93,22 @@ def unseal(keys: Keys, place: Place, face: SealedFace) -> tuple[Box, Image]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sealed region belongs."""
+    """The place that a sealed region belongs to."""
 
     fingerprint: str
     """The fingerprint of the run."""
     picture: str
     """sha256 of the published picture's bytes, hex."""
     face: int
-    """Which of the picture's faces."""
+    """The face's index in the picture."""
 
     @classmethod
     def of(cls, fingerprint: str, data: bytes, face: int) -> Place:
-        """A face of a published picture, by that picture's bytes."""
+        """Create the place of a face in a published picture from the picture's bytes."""
         return cls(fingerprint, hashlib.sha256(data).hexdigest(), face)
 
     def bound(self) -> bytes:
-        """The associated data; JSON, so that no two places give the same bytes."""
+        """Return the associated data, as JSON, so that no two places give the same bytes."""
         return json.dumps(
             ["deid sealed face 2", self.fingerprint, self.picture, self.face]
         ).encode()
@@ -121,14 +122,14 @@ def seal_changes(
     after: Image,
     areas: Sequence[Sequence[Box]],
 ) -> tuple[SealedFace, ...]:
-    """The original pixels of each face of a frame, as far as they were changed.
+    """Seal the changed original pixels of each face in a frame.
 
-    Where faces overlap so do their boxes; all of them hold pixels of the untouched frame.
+    If faces overlap, so do their boxes; all contain pixels of the original frame.
 
     Args:
         data: the published picture.
-        before, after: (H, W, 3) uint8 RGB, the frame untouched and as it was encoded.
-        areas: for each face, the boxes beyond which nothing was written for it.
+        before, after: (H, W, 3) uint8 RGB, the original frame and the one that was encoded.
+        areas: for each face, boxes outside of which nothing was written for it.
     """
     first, sealed = Place.of(fingerprint, data, 0), []
     for index, boxes in enumerate(areas):
@@ -143,9 +144,9 @@ def seal_changes(
 
 
 def changed_box(before: Image, after: Image) -> Box:
-    """The smallest box that holds all pixels in which two (H, W, 3) pictures differ.
+    """Return the smallest box that contains all pixels in which two (H, W, 3) pictures differ.
 
-    All zeros where they are equal.
+    It is all zeros if they are equal.
     """
     differs = (before != after).any(axis=2)
     rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
@@ -157,10 +158,10 @@ def changed_box(before: Image, after: Image) -> Box:
 def seal_geometry(
     keys: Keys, fingerprint: str, name: str, affines: NDArray[np.float64]
 ) -> tuple[bytes, bytes]:
-    """Encrypt where the faces of a published picture were.
+    """Encrypt the face positions of a published picture.
 
-    It is bound to the picture's name and not to its bytes: faces of recompressed pictures come
-    back too. The nonce is made as for `seal`.
+    They are bound to the picture's name instead of its bytes, so that faces of recompressed
+    pictures can be restored too. The nonce is derived as in `seal`.
 
     Args:
         affines: (N, 6), frame to chip.
@@ -176,10 +177,10 @@ def seal_geometry(
 def unseal_geometry(
     keys: Keys, fingerprint: str, name: str, nonce: bytes, data: bytes
 ) -> NDArray[np.float64]:
-    """The (N, 6) affines of a published picture's faces.
+    """Decrypt the (N, 6) affines of a published picture's faces.
 
     Raises:
-        Unsealable: one bit of it, the name, the run or the key is another.
+        Unsealable: a bit of the data, the name, the run or the key differs.
     """
     try:
         plain = AESGCM(keys.geometry).decrypt(nonce, data, _geometry_bound(fingerprint, name))
@@ -193,13 +194,13 @@ def _geometry_bound(fingerprint: str, name: str) -> bytes:
 
 
 def manifest_mac(keys: Keys, record: Mapping[str, Any]) -> str:
-    """The MAC of a manifest's content, hex: HMAC-SHA256."""
+    """Return the MAC of a manifest's content: HMAC-SHA256 as hex."""
     values = {key: value for key, value in record.items() if key not in FREE}
     plain = json.loads(json.dumps(values, default=str))
     return keyed_hash(keys.manifest, "manifest", json.dumps(plain, sort_keys=True).encode()).hex()
 
 
 def is_manifest_of(keys: Keys, record: Mapping[str, Any]) -> bool:
-    """Return whether a manifest carries the MAC that this passphrase gives it."""
+    """Return whether a manifest has the MAC that this passphrase produces."""
     said = str(record.get("seal_mac", "")).encode("utf-8", "replace")
     return hmac.compare_digest(said, manifest_mac(keys, record).encode())

@@ -1,10 +1,10 @@
-"""`deid restore`: the faces of an output brought back with its password, into another folder.
+"""`deid restore`: restore the faces of an output with its password into another folder.
 
-From OUT and the passphrase alone, on any machine. A sealed output gives the original pixels of
-each replaced region; every byte that this rests on is checked before anything is written, and a
-wrong passphrase is an error. An output that is not sealed is restored by the method's network;
-a wrong passphrase gives other faces then, where OUT.private tells where the faces were, and else
-cannot open the sealed file that does.
+Only OUT and the passphrase are needed, on any machine. A sealed output gives the original pixels of
+each replaced region; every byte involved is checked before anything is written, and a wrong
+passphrase is an error. An unsealed output is restored by the method's network. A wrong passphrase
+then gives other faces if OUT.private has the face positions; otherwise it cannot open the sealed
+file that has them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Progress = Callable[[str, int, int], None]
 """Called as (phase, pictures done now, pictures in all)."""
 
 RECORD = "restored.json"
-"""Says what a folder is; written last."""
+"""The file that says what a folder is; written last."""
 MARK = ".deid-restore"
-"""Lies in a folder that is not finished, locked by the process that fills it."""
+"""A file in an unfinished folder, locked by the process that fills it."""
 MEANINGS = {
     "pictures": "published",
     "exact": "with the original pixels of every face, out of the seal",
@@ -76,15 +76,15 @@ def restore(
     """Restore OUT into another folder.
 
     Args:
-        networks_only: leave a seal unopened and use the method's network.
+        networks_only: ignore a seal and use the method's network.
         overwrite: replace what an earlier restore wrote to `to`.
 
     Returns:
-        What restored.json holds.
+        The content of restored.json.
 
     Raises:
-        DeidError: nothing in OUT can be restored, `to` cannot be used, or, where OUT is sealed:
-            the passphrase is wrong or a byte was changed. Nothing was written then.
+        DeidError: nothing in OUT can be restored, `to` cannot be used, or, for a sealed OUT, the
+            passphrase is wrong or a byte was changed. Nothing is written then.
     """
     record = can_be_restored(out, networks_only)
     check_target(out, to, overwrite)
@@ -118,10 +118,10 @@ def restore(
 
 
 def can_be_restored(out: Path, networks_only: bool = False) -> dict[str, Any]:
-    """The manifest of an output that a password can open.
+    """Return the manifest of an output that a password can restore.
 
     Raises:
-        DeidError: it is no finished output, or has neither a seal nor a network that restores.
+        DeidError: this is not a finished output, or has neither a seal nor a network that restores.
     """
     record = read_manifest(out)
     if record is None:
@@ -148,27 +148,27 @@ def can_be_restored(out: Path, networks_only: bool = False) -> dict[str, Any]:
 
 
 def is_sealed(out: Path, record: dict[str, Any]) -> bool:
-    """Return whether anything says that a seal belongs to it: then it must hold in every point."""
+    """Return whether anything indicates that an output is sealed; the seal must then be valid."""
     settings = record.get("settings")
     asked = isinstance(settings, dict) and bool(settings.get("seal"))
     return asked or "seal" in record or "seal_mac" in record or (out / FILE).exists()
 
 
 def _check_plain(out: Path, record: dict[str, Any]) -> None:
-    """What needs no password: manifest.json byte for byte as deid writes it, its own digest."""
+    """Check without a password that manifest.json is as deid writes it and has a valid digest."""
     plain = (out / "manifest.json").read_bytes() == manifest_bytes(record)
     if not plain or record.get("digest") != manifest_digest(record):
         raise DeidError(f"{out / 'manifest.json'} was changed since it was written", _WHOLE)
 
 
 def check_seal(out: Path, record: dict[str, Any], keys: Keys) -> None:
-    """Prove, with the passphrase, that all of a sealed output is what the run wrote.
+    """Prove with the passphrase that a sealed output is exactly what the run wrote.
 
     The MAC covers the content of manifest.json; through its checksums, metadata.parquet and
     SHA256SUMS; through those, every picture and the sealed file.
 
     Raises:
-        DeidError: a byte was changed, a file is missing, or the passphrase is another.
+        DeidError: a byte was changed, a file is missing, or the passphrase is wrong.
     """
     _check_plain(out, record)
     if not is_manifest_of(keys, record):
@@ -192,7 +192,7 @@ def _check_files(out: Path, sums: dict[str, str]) -> None:
 
 
 def _check_weights(record: dict[str, Any]) -> None:
-    """Other weights than the run's would give other faces, and nothing would tell."""
+    """Check that the weights are the run's; others would give other faces without any sign."""
     try:
         names = method_weights(record["method"], record["settings"]["method_settings"])
         changed = [n for n in names if record["weights"].get(n) != own_weights(n)[1].sha256]
@@ -209,10 +209,10 @@ def _check_weights(record: dict[str, Any]) -> None:
 
 
 def check_target(out: Path, to: Path, overwrite: bool) -> None:
-    """Make sure that nothing is written into OUT or over files. Writes nothing.
+    """Check that nothing will be written into OUT or over files. Writes nothing.
 
     Raises:
-        DeidError: `to` is OUT, lies in it, holds it, or holds something else.
+        DeidError: `to` is OUT, lies inside it, contains it, or contains something else.
     """
     real_to, real_out = to.resolve(), out.resolve()
     for folder in (real_out, private_folder(real_out)):
@@ -238,7 +238,7 @@ def check_target(out: Path, to: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _unfinished(to: Path) -> Iterator[Path]:
-    """A folder beside `to`, for its owner alone; it becomes `to` when all went well."""
+    """Create a folder beside `to`, accessible only to its owner; on success it becomes `to`."""
     folder = to.with_name(to.name + ".incomplete")
     try:
         if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():

@@ -1,4 +1,4 @@
-"""How published faces come back: the seal's own pixels, or the method's network."""
+"""Restore published faces, from the seal's pixels or by the method's network."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from deidcli.processes import resolve_device
 from deidcli.restore.written import Restored, lossless
 
 MOST_WAITING = 64
-"""Pictures that wait for a full batch at most."""
+"""Maximum number of pictures waiting for a full batch."""
 BYTES_WAITING = 64 << 20
-"""Their encoded bytes at most."""
+"""Maximum total of their encoded bytes."""
 
 
 class Restorer(Protocol):
-    """A way back."""
+    """A way to restore pictures."""
 
     name: str
 
     def is_full(self, waiting: Sequence[Picture]) -> bool:
-        """Return whether these are enough for one call."""
+        """Return whether the waiting pictures are enough for one call."""
 
     def __call__(self, pictures: Sequence[Picture]) -> list[Restored]:
-        """Restore some pictures; one that cannot be is a failed one."""
+        """Restore pictures; one that cannot be restored has the result `failed`."""
 
 
 class SealRestorer:
-    """The original pixels out of OUT/sealed."""
+    """Restores the original pixels from OUT/sealed."""
 
     name = "seal"
 
@@ -74,7 +74,7 @@ class SealRestorer:
 
 
 class _Open:
-    """A decoded picture with the chips that are to be restored."""
+    """A decoded picture with the chips to be restored."""
 
     def __init__(self, picture: Picture, method: Any, name: str, places: Places | None) -> None:
         decoded = decode(picture.data)
@@ -97,10 +97,10 @@ class _Open:
 
 
 class NetworkRestorer:
-    """The method's own way back: chips are cut out of the published pictures again.
+    """Restores by the method's network, from chips cropped from the published pictures.
 
-    What is put back is what the method's `restore_mask` names, or else its `mask`.
-    Nothing here can tell a right password from a wrong one.
+    The method's `restore_mask`, or else its `mask`, selects the pixels that are replaced.
+    This class does not check whether the password is right.
     """
 
     name = "network"
@@ -111,7 +111,7 @@ class NetworkRestorer:
     ) -> None:  # fmt: skip
         """
         Args:
-            places: where the faces were; None: the pictures are crops.
+            places: the face positions; None: the pictures are crops.
         """
         settings = record["settings"]
         given = {key: str(value) for key, value in settings["method_settings"].items()}
@@ -129,13 +129,13 @@ class NetworkRestorer:
     def __call__(self, pictures: Sequence[Picture]) -> list[Restored]:
         try:
             return self._all(pictures)
-        except Exception:  # find the picture that did it: each on its own
+        except Exception:  # find the picture that caused it, one at a time
             return [self._alone(picture) for picture in pictures]
 
     def _alone(self, picture: Picture) -> Restored:
         try:
             return self._all([picture])[0]
-        except Exception as error:  # whatever a changed file makes a decoder raise
+        except Exception as error:  # a decoder may raise anything on a changed file
             return Restored(picture, "failed", reason=_words(error))
 
     def _all(self, pictures: Sequence[Picture]) -> list[Restored]:
@@ -164,7 +164,7 @@ class NetworkRestorer:
         return any(face["method"] == self._name for face in picture.faces)
 
     def _run(self, chips: Image, nonces: Sequence[str]) -> Image:
-        """(N, S, S, 3) uint8 chips through the network, batch by batch."""
+        """Run (N, S, S, 3) uint8 chips through the network, batch by batch."""
         import torch
 
         bits, out = face_bits(self._keys, nonces), np.empty_like(chips)
@@ -183,7 +183,7 @@ class NetworkRestorer:
             frame = self._crop(work, chips[0])
         else:
             frame = work.frame
-            # The last face was pasted over the others, so it goes first.
+            # The last face was pasted over the others, so it is restored first.
             for chip, affine in reversed(list(zip(chips, work.affines, strict=True))):
                 paste(frame, chip, affine, self._mask)
         return Restored(
@@ -191,7 +191,7 @@ class NetworkRestorer:
         )
 
     def _crop(self, work: _Open, chip: Image) -> Image:
-        """As it was published: the network's chip within the mask, around it what was there."""
+        """Return the crop: the network's chip inside the mask, the published pixels outside."""
         if self._method.whole_chips:
             return chip
         share = self._mask[:, :, None]

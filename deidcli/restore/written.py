@@ -1,4 +1,4 @@
-"""What `deid restore` writes: pictures and parquet files with the restored faces in them."""
+"""The output of `deid restore`: pictures and parquet files with the restored faces."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from deidcli.data.samples import EXTENSION_OF
 from deidcli.data.sink import Unwritable
 
 LOSSLESS: frozenset[Format] = frozenset({"PNG", "BMP", "TIFF"})
-"""Formats that hold every pixel as it is. Restored pictures of others become PNG."""
+"""Lossless formats. Restored pictures in other formats become PNG."""
 ROWS_A_WRITE = 32
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of a published picture."""
+    """The result for a published picture."""
 
     picture: Picture
     how: How
     """exact: from the seal; network: by the method; copied: as published; or failed."""
     data: bytes = b""
     format: Format | None = None
-    """What the bytes are in, where they are not the published ones."""
+    """The format of the bytes, if they are not the published ones."""
     faces: int = 0
-    """Faces that came back."""
+    """Number of restored faces."""
     blacked_out: int = 0
-    """Faces that stay black: the gate had refused the method's."""
+    """Number of faces that stay black because the gate rejected the method's result."""
     reason: str = ""
 
 
 def lossless(published: Format) -> Format:
-    """The format in which a restored picture is written."""
+    """Return the format in which a restored picture is written."""
     return published if published in LOSSLESS else "PNG"
 
 
@@ -50,10 +50,10 @@ def lossless(published: Format) -> Format:
 
 @dataclass
 class RestoredFiles:
-    """The restored pictures below a folder, in the tree and under the names of OUT.
+    """Writes the restored pictures below a folder, with the tree and names of OUT.
 
-    A picture whose format had to change has `.png` in place of its extension, after a `_` where
-    another picture has that name. metadata.parquet lists what was written, with how it came back.
+    A picture whose format had to change gets the extension `.png`, after a `_` if another picture
+    has that name. metadata.parquet lists what was written and how it was restored.
     """
 
     out: Path
@@ -74,7 +74,7 @@ class RestoredFiles:
 
         Raises:
             Unwritable: its name is the problem.
-            OSError: the disk is.
+            OSError: the disk is the problem.
         """
         name = self._write_row(result) if is_row(result.picture.name) else self._write_file(result)
         self._rows.append({**result.picture.meta, "file_name": name, "restored": result.how})
@@ -86,7 +86,7 @@ class RestoredFiles:
         try:
             path = inside(self.folder, name, "images")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as file:  # never over another one
+            with open(path, "xb") as file:  # never overwrite another one
                 file.write(result.data)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
@@ -141,7 +141,7 @@ def _changes_name(name: str, format: Format | None) -> bool:
 
 
 class _ParquetFile:
-    """One restored parquet file, its rows one after another."""
+    """One restored parquet file, written row by row."""
 
     def __init__(self, folder: Path, name: str, picture: Picture) -> None:
         assert picture.schema is not None and picture.layout is not None
@@ -153,7 +153,7 @@ class _ParquetFile:
         self._count = 0
 
     def add(self, result: Restored) -> int:
-        """Append a row. Returns its number."""
+        """Append a row and return its number."""
         row = result.picture.row
         assert row is not None
         value = row.column(self._image)[0].as_py()

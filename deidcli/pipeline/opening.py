@@ -31,6 +31,21 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
         decoded = decode(sample.data, run.settings.max_megapixels)
     except BadImage as error:
         return Result(sample, "failed", str(error))
+    opened = open_decoded(sample, decoded, run, stages)
+    if isinstance(opened, Result) or opened.status != "no_face":
+        return opened
+    result = encoded(opened, run)  # there is nothing to wait for
+    failed = result.status == "failed"
+    return result if failed else dataclasses.replace(result, reason=opened.reason)
+
+
+def open_decoded(sample: Sample, decoded: Decoded, run: Run, stages: Stages) -> Result | Work:
+    """Detect. Of the input, its key, labels, boxes and row are used; its bytes are not.
+
+    Returns:
+        Work with the faces that were found; without any, status `no_face` and the pixels that are
+        to be published instead. A Result, `failed` or `no_face`, where nothing is.
+    """
     try:
         found = _find(sample, decoded.pixels, run, stages)
     except Exception as error:  # whatever it was, this picture is withheld and the rest go on
@@ -111,7 +126,7 @@ def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages)
 
 def _no_face(
     sample: Sample, decoded: Decoded, doubts: tuple[Doubt, ...], run: Run, stages: Stages
-) -> Result:
+) -> Result | Work:
     choice = run.settings.on_no_face
     if choice == "withhold" or run.settings.output == "crops":
         reason = "no face found, withheld"
@@ -126,6 +141,6 @@ def _no_face(
             reason = "a second look found a face, withheld (--yes copies it)"
             return Result(sample, "no_face", reason, decoded.notes, doubts=doubts)
     reason = "no face found, copied" if choice == "copy" else "no face found, all black"
-    work = Work(sample, pixels, decoded.format, decoded.notes, [], "no_face", doubts=doubts)
-    result = encoded(work, run)
-    return result if result.status == "failed" else dataclasses.replace(result, reason=reason)
+    return Work(
+        sample, pixels, decoded.format, decoded.notes, [], "no_face", doubts=doubts, reason=reason
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from deidcli.methods.base import Method, OnPixels, Plan
 from deidcli.pipeline import plans
 from deidcli.pipeline.run import Run
 from deidcli.processes import resolve_device
+from deidcli.settings import RunSettings
 
 BLACK_SIZE = 64
 """Side of the chip that blacks a face out; its mask alone has detail."""
@@ -60,6 +62,8 @@ class Work:
     """With --seal: the frame before its faces were replaced."""
     doubts: tuple[Doubt, ...] = ()
     """Places that may be faces and were left as they are."""
+    reason: str = ""
+    """Where no face was found: what became of the picture."""
 
     @property
     def fitted(self) -> list[FaceAtWork]:
@@ -107,6 +111,7 @@ class Stages:
 
 @lru_cache(maxsize=1)
 def _load_stages(
+    process: int,
     method: str,
     method_settings: tuple[tuple[str, str], ...],
     detector: str,
@@ -131,19 +136,31 @@ def _load_stages(
     )
 
 
-def stages_of(run: Run) -> Stages:
-    """The stages of a run, loaded once a process."""
-    settings = run.settings
-    journal = Journal(run.out)
-    plan = journal.plan
-    stages = _load_stages(
+def load_stages(settings: RunSettings, device: str, plan: Path | None = None) -> Stages:
+    """The stages that settings ask for, loaded once a process.
+
+    A process that was forked from one that had loaded them loads its own: CUDA and threads do not
+    survive a fork.
+
+    Args:
+        plan: the folder of a whole-set method's plan.
+    """
+    return _load_stages(
+        os.getpid(),
         settings.method,
         tuple((key, str(value)) for key, value in settings.method_settings.items()),
         settings.detector,
         settings.gate,
-        str(plan) if plans.has_plan(plan) else None,
-        run.device,
+        None if plan is None else str(plan),
+        device,
     )
+
+
+def stages_of(run: Run) -> Stages:
+    """The stages of a run, loaded once a process."""
+    journal = Journal(run.out)
+    plan = journal.plan if plans.has_plan(journal.plan) else None
+    stages = load_stages(run.settings, run.device, plan)
     journal.note_stages(
         {"chip": dataclasses.asdict(stages.method.chip), "detector": stages.detector.describe()}
     )

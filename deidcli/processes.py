@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import wait
-from typing import get_args
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any, get_args
 
 from deidcli.errors import DeidError, UsageError
 from deidcli.settings import DeviceName
@@ -30,11 +33,27 @@ def limit_threads(threads: int) -> None:
     import cv2
 
     cv2.setNumThreads(threads)
+    _limit_torch(threads)
+
+
+def _limit_torch(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def leave_threads() -> None:
+    """One thread for OpenCV and torch in a process that may be forked from one that had more.
+
+    Those threads do not live on in it, and whatever needs them would wait without end. So OpenCV
+    gets 0, which works in the calling thread and leaves its pool alone; with 1 it would join it.
+    """
+    import cv2
+
+    cv2.setNumThreads(0)
+    _limit_torch(1)
 
 
 PRELOADED = ("deidcli.pipeline.steps", "deidcli.faces.dlib_nets")
@@ -133,10 +152,31 @@ def end_workers() -> None:
         child.join(5)
 
 
+class _Worker(ForkServerProcess):
+    """A process that does not import the program that starts it.
+
+    It needs nothing of that program, and a script that calls `deidcli.anonymize` without
+    `if __name__ == "__main__"` would begin anew in every worker.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 - multiprocessing's name
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return ForkServerProcess._Popen(process_obj)
+        finally:
+            sys.modules["__main__"] = program
+
+
+class _Context(ForkServerContext):
+    Process = _Worker
+
+
 def worker_pool(workers: int, threads: int) -> ProcessPoolExecutor:
     """Return a pool of processes that end with their parent, with `threads` threads each."""
     warm_up()
-    context = multiprocessing.get_context("forkserver")
+    context = _Context()
     return ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(threads,)
     )

@@ -32,6 +32,9 @@ class DeidError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
     def __reduce__(self) -> tuple[type[DeidError], tuple[str, ...]]:
         return (type(self), (self.message, self.hint))
 

@@ -97,6 +97,17 @@ def read_passphrase(file: Path | None, environment: str | None, *, twice: bool) 
     return found
 
 
+def new_passphrase(text: str) -> bytes:
+    """A new passphrase that a program gives, as `read_passphrase` gives one that was typed.
+
+    Raises:
+        UsageError: it is empty or weak.
+    """
+    found = _clean(os.fsencode(text), "the password")
+    check_strength(found)
+    return found
+
+
 def _find_passphrase(file: Path | None, environment: str | None, twice: bool) -> bytes:
     if file is not None:
         return _clean(_read_file(file), f"the password in {file}")

@@ -1,6 +1,7 @@
-"""The front door: de-identify a data set with one call.
+"""De-identify a data set with one call.
 
-`deid anonymize` parses, calls `anonymize` and prints what it returns; so may any other program.
+`deid anonymize` parses its arguments, calls `anonymize` and prints the result; any other program
+can do the same.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 
 
 def run_settings(options: Options) -> RunSettings:
-    """What is published, from the options; every one of them is checked, no input is touched.
+    """Check all options and convert them to run settings; no input is read.
 
     Raises:
-        UsageError: an option, or a setting of the method, has a value that is not known.
-        DeidError: the method's weights are missing, or there is no such device.
+        UsageError: an option or a setting of the method has an invalid value.
+        DeidError: the method's weights are missing, or the device is not available.
     """
     if options.no_gate and options.gate is not None:
         raise UsageError("--gate and --no-gate contradict each other", "leave one of them out")
@@ -52,7 +53,7 @@ def run_settings(options: Options) -> RunSettings:
     kept = kept_attributes(options.method, method_settings)
     made: dict[str, Any] = {
         "method_settings": method_settings,
-        # What the picture does not keep is not published beside it either.
+        # Attributes that the picture does not keep are not published either.
         "attributes": asked if kept is None else _both(kept, asked),
         "columns": () if options.columns is None else _columns(options.columns),
         "gate": gate_distance(options),
@@ -67,18 +68,18 @@ def run_settings(options: Options) -> RunSettings:
 
 
 def _both(kept: tuple[str, ...], asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What a method keeps, as far as --attrs names it."""
+    """Return the attributes that a method keeps and --attrs lists."""
     return kept if asked is None else tuple(name for name in kept if name in asked)
 
 
 def _columns(text: str) -> tuple[str, ...]:
-    from deidcli.data.columns import parse_columns  # with pyarrow: only where it is needed
+    from deidcli.data.columns import parse_columns  # loads pyarrow: only if needed
 
     return parse_columns(text)
 
 
 def gate_distance(options: Options) -> float | None:
-    """The distance that the options ask for; None: no gate."""
+    """Return the gate's distance from the options; None: no gate."""
     if options.no_gate:
         return None
     return GATE_DISTANCE if options.gate is None else options.gate
@@ -97,19 +98,19 @@ def anonymize(
     passphrase: bytes | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """De-identify a data set, or finish what an earlier call with the same arguments began.
+    """De-identify a data set, or resume an earlier call with the same arguments.
 
     Args:
         inputs: folders, pictures and parquet files; one or several.
-        out: what is written; None: beside the inputs, see `output.default_output`.
-        passphrase: where `wants_password` holds.
+        out: the output folder; None: beside the inputs, see `output.default_output`.
+        passphrase: required if `wants_password` returns True.
 
     Returns:
-        What manifest.json holds, and `output`: the folder that was written.
+        The content of manifest.json, and `output`, the folder that was written.
 
     Raises:
-        UsageError: an option that is not known.
-        DeidError: it cannot be done; the message says why, its hint what to do.
+        UsageError: an option is unknown.
+        DeidError: the call failed; the message says why, its hint what to do.
     """
     options, reporter = options or Options(), reporter or Reporter()
     roots = local_paths(inputs)
@@ -130,10 +131,10 @@ def anonymize(
 
 
 def output_of(roots: Sequence[Path], out: Path | None) -> Path:
-    """The folder that a run writes. Links are followed, so that every check sees that folder.
+    """Return the folder that a run writes, with links followed, so that all checks apply to it.
 
     Raises:
-        UsageError: no output is named, and the inputs have no folder in common to name it by.
+        UsageError: no output is set, and the inputs have no common folder to derive it from.
     """
     from deidcli.pipeline.output import default_output
 
@@ -141,10 +142,10 @@ def output_of(roots: Sequence[Path], out: Path | None) -> Path:
 
 
 def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Reporter) -> Source:
-    """All inputs, once; what the user should know of them is told.
+    """List all inputs once and report warnings about them.
 
     Raises:
-        DeidError: there is none, or OUT is not a place to write them to.
+        DeidError: there are no inputs, or OUT cannot be written.
     """
     from deidcli.data.source import open_source
     from deidcli.pipeline import notices, output
@@ -158,7 +159,7 @@ def listed(roots: Sequence[Path], out: Path, settings: RunSettings, reporter: Re
 
 
 def marked(source: Source, options: Options, reporter: Reporter) -> Source:
-    """The source with the boxes of `--boxes FILE`."""
+    """Return the source with the boxes of `--boxes FILE`."""
     from deidcli.data.boxes import COLUMN, read_boxes, with_boxes
 
     if options.boxes is None or options.boxes.startswith(COLUMN):
@@ -172,7 +173,7 @@ def marked(source: Source, options: Options, reporter: Reporter) -> Source:
 
 
 def parts_to_load(settings: RunSettings) -> str:
-    """What every worker loads before its first picture, in words."""
+    """Describe what every worker loads before its first picture."""
     parts = [f"the method {settings.method}"]
     if settings.detector != "none":
         parts.insert(0, f"the face detector ({settings.detector})")

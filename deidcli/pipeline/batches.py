@@ -1,7 +1,7 @@
-"""What happens to pictures within one process: open, replace, publish, in batches.
+"""Process pictures within one process: open, replace, publish, in batches.
 
-`deidentify` takes inputs one after another and gives results in the same order; faces go through
-the method and the gate in batches.
+`deidentify` takes inputs one by one and yields results in the same order; faces go through the
+method and the gate in batches.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import Stages, Work
 
 FRAME_BUDGET = 24_000_000
-"""Pixels of decoded frames that wait for a full batch; bounds memory."""
+"""Maximum pixels of decoded frames waiting for a full batch; this bounds memory."""
 MOST_WAITING = 64
-"""Inputs that wait for a full batch at most."""
+"""Maximum number of inputs waiting for a full batch."""
 
 
 def deidentify(samples: Iterable[Sample], run: Run, stages: Stages) -> Iterator[Result]:
-    """De-identify inputs one after another, faces in batches; results in the inputs' order."""
+    """De-identify inputs, with faces in batches; yield results in the inputs' order."""
     waiting: list[Result | Work] = []
     faces = pixels = 0
     for sample in samples:
@@ -54,7 +54,7 @@ def _close(waiting: list[Result | Work], run: Run, stages: Stages) -> list[Resul
     errors: dict[int, str] = {}
     try:
         replace_faces(works, run, stages)
-    except Exception:  # find the picture that did it: each on its own
+    except Exception:  # find the picture that caused it, one at a time
         for work in works:
             try:
                 replace_faces([work], run, stages)

@@ -1,7 +1,7 @@
-"""`deid anonymize --dry-run`: what a run would do, how long it would take, how much it would fill.
+"""`deid anonymize --dry-run`: what a run would do, how long it would take, how much disk it needs.
 
-A sample of the pictures goes all the way in memory. Nothing is written beside OUT; the parts of a
-run that want a folder get a temporary one.
+A sample of the pictures is processed completely in memory. OUT is not written; the parts of a run
+that need a folder get a temporary one.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from deidcli.settings import RunSettings, differences
 from deidcli.weights.inventory import weights_in_use
 
 SAMPLE = 20
-"""Pictures that are tried, evenly spaced over the input."""
+"""Number of pictures to try, evenly spaced over the input."""
 METADATA_BYTES = 400
-"""Of metadata.parquet and SHA256SUMS for each published picture, about."""
+"""Approximate bytes of metadata.parquet and SHA256SUMS per published picture."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of the sample."""
+    """The result for the sample."""
 
     statuses: Counter[str]
     faces: int
     published: int
     bytes: int
-    """Of published pictures, with what is sealed beside them."""
+    """Bytes of the published pictures and their sealed faces."""
     seconds: float
-    """Of one process at work."""
+    """Working time of one process."""
     loading: float
-    """Seconds until that process could begin."""
+    """Seconds until that process was ready."""
 
 
 def look(
@@ -70,10 +70,10 @@ def look(
     reporter: Reporter,
     sample: int = SAMPLE,
 ) -> dict[str, Any]:
-    """What `deid anonymize` would do with these arguments, as plain values for JSON.
+    """Return what `deid anonymize` would do with these arguments, as plain values for JSON.
 
     Raises:
-        DeidError: what the run itself would be refused for, as far as it can be known before.
+        DeidError: the run itself would be refused, if that can be known in advance.
     """
     settings = run_settings(options)
     target = output_of(roots, out)
@@ -107,14 +107,14 @@ def look(
             "workers": workers,
             "bytes": round(filled),
         },
-        # Rows of parquet files wait in OUT.private until they are joined.
+        # Rows of parquet files are staged in OUT.private until they are joined.
         "needs_bytes": round(filled * (2 if source.kind == "parquet" else 1)),
         "free_bytes": shutil.disk_usage(_nearest(target)).free,
     }
 
 
 def _state(settings: RunSettings, source: Source, out: Path, overwrite: bool) -> str:
-    """`new`, `begun`, `finished` or `overwritten`; what the run would find in OUT."""
+    """Return what the run would find in OUT: `new`, `begun`, `finished` or `overwritten`."""
     record = Journal(out).read_run()
     if record is None:
         return "new"
@@ -130,7 +130,7 @@ def _state(settings: RunSettings, source: Source, out: Path, overwrite: bool) ->
 
 
 def _nearest(path: Path) -> Path:
-    """The folder on whose disk a path would lie."""
+    """Return the existing folder on whose disk a path would be."""
     while not path.exists():
         path = path.parent
     return path
@@ -157,7 +157,7 @@ def _inputs(source: Source, pictures: int) -> dict[str, Any]:
 
 
 def _pictures(source: Source) -> list[tuple[int, int]]:
-    """(shard, number within it) of everything that would be opened as a picture."""
+    """Return (shard, index within it) of everything that would be opened as a picture."""
     places = []
     for number, shard in enumerate(source.shards):
         if isinstance(shard, FolderShard):
@@ -168,7 +168,7 @@ def _pictures(source: Source) -> list[tuple[int, int]]:
 
 
 def _sampled(source: Source, count: int) -> Iterator[Sample]:
-    """`count` inputs at most, evenly spaced, in order."""
+    """Yield at most `count` inputs, evenly spaced, in order."""
     places = _pictures(source)
     count = min(count, len(places))
     for index in range(count):
@@ -183,11 +183,11 @@ def _sampled(source: Source, count: int) -> Iterator[Sample]:
 def _try(
     settings: RunSettings, source: Source, options: Options, count: int, reporter: Reporter
 ) -> Tried:
-    """A sample all the way through, in this process."""
+    """Process a sample completely, in this process."""
     from deidcli.pipeline.batches import deidentify
     from deidcli.pipeline.stages import stages_of
 
-    if method_facts(settings.method).whole_set:  # it wants all faces; a filter is as quick
+    if method_facts(settings.method).whole_set:  # it needs all faces; a filter is as fast
         settings = dataclasses.replace(settings, method="blackout", method_settings={})
     samples = list(_sampled(source, count))
     statuses: Counter[str] = Counter()
@@ -197,7 +197,7 @@ def _try(
         Journal(run.out).create()
         begun = time.monotonic()
         loaded = stages_of(run)
-        list(deidentify(samples[:1], run, loaded))  # networks load at their first picture
+        list(deidentify(samples[:1], run, loaded))  # networks load with their first picture
         loading = time.monotonic() - begun
         begun = time.monotonic()
         reporter.progress("trying", 0, len(samples))
@@ -214,7 +214,7 @@ def _try(
 def _run(settings: RunSettings, source: Source, options: Options, out: Path) -> Run:
     predicted = notices.predicted_attributes(settings.attributes, source)
     keys = None
-    if wants_password(settings):  # any will do, nothing is kept
+    if wants_password(settings):  # any keys will do, nothing is kept
         kdf = Kdf(os.urandom(16), SCRYPT_N)
         keys = RunKeys(derive(os.urandom(16).hex().encode(), kdf), kdf, os.urandom(32))
     return Run(

@@ -1,4 +1,4 @@
-"""Where a run is worked: in this process, or in several on this machine."""
+"""Execute a run in this process, or in several on this machine."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
-    """Do what is left of a run on this machine and finish it. Returns the manifest."""
+    """Do what is left of a run on this machine, finish it, and return the manifest."""
     journal = Journal(run.out)
     try:
         return _run_local(run, workers, progress)
     except (DeidError, OSError, pa.ArrowException):
-        journal.require()  # whatever went wrong, that would be why
+        journal.require()  # if this raises, it is the cause of the failure
         raise
 
 
@@ -37,7 +37,7 @@ def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
     shards: Sequence[Shard] = left.shards
     if left.plan_anew:
         plans.forget(journal.plan, journal.folder / "scan")
-    if shards:  # what was finished is not, until it is again
+    if shards:  # a finished run is unfinished until this is done
         (run.out / "manifest.json").unlink(missing_ok=True)
     if steps.needs_scan(run):
         scan = journal.folder / "scan"
@@ -46,7 +46,7 @@ def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
         steps.make_plan(run)
     _work(steps.run_shard, run, shards, workers, "de-identifying", progress)
     gone = resume.missing(run)
-    if gone:  # somebody cleans up while we write: once more
+    if gone:  # files were removed while we wrote: try once more
         _work(steps.run_shard, run, gone, workers, "making what was removed again", progress)
     return finish.finish_run(run)
 
@@ -57,10 +57,10 @@ Step = Callable[[Run, Shard], int]
 def _work(
     step: Step, run: Run, shards: Sequence[Shard], workers: int, phase: str, progress: Progress
 ) -> None:
-    """Map a step over shards; results may come in any order, each shard is its own file."""
+    """Map a step over shards; results may come in any order, as each shard is its own file."""
     total = run.source.total
     progress(phase, total - sum(len(shard) for shard in shards), total)
-    # The shards travel one by one; a worker has no use for the list of all the others.
+    # Shards are sent one by one; workers do not need the list of all of them.
     light = dataclasses.replace(run, source=dataclasses.replace(run.source, shards=()), files={})
     workers = min(workers, len(shards))
     if workers <= 1:
@@ -76,11 +76,11 @@ def _work(
 def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -> Iterator[int]:
     """Map a step over shards in several processes.
 
-    A worker that dies (a decoder's crash, or the system short of memory) costs nothing but time:
-    the shards that were under way are worked again, one picture at a time, and a picture that
-    ends its worker even alone is withheld.
+    A worker that dies (a decoder's crash, or lack of memory) only costs time: the shards in
+    progress are processed again, one picture at a time, and a picture that crashes its worker even
+    alone is withheld.
     """
-    # The heaviest first, so that no worker is left alone with it at the end.
+    # The largest shards first, so that none is left for a single worker at the end.
     waiting = sorted(shards, key=lambda shard: (shard.weight(), -shard.index))
     while waiting:
         running: dict[Future[int], Shard] = {}
@@ -90,7 +90,7 @@ def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -
                 while waiting and len(running) < 2 * workers:
                     shard = waiting[-1]
                     running[pool.submit(step, run, shard)] = shard
-                    waiting.pop()  # only now: a pool that just broke raises in submit
+                    waiting.pop()  # only now, as submit raises if the pool just broke
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
@@ -103,7 +103,7 @@ def _in_processes(step: Step, run: Run, shards: Sequence[Shard], workers: int) -
 
 
 def _carefully(step: Step, run: Run, shard: Shard) -> int:
-    """Work a shard whose worker died, alone and one picture at a time."""
+    """Process a shard whose worker died, alone and one picture at a time."""
     journal = Journal(run.out)
     run = dataclasses.replace(run, careful=True)
     while True:
@@ -113,7 +113,7 @@ def _carefully(step: Step, run: Run, shard: Shard) -> int:
             return pool.submit(step, run, shard).result()
         except BrokenProcessPool:
             key = journal.take_position()
-        finally:  # without waiting: Ctrl-C ends it at once
+        finally:  # without waiting, so that Ctrl-C ends it at once
             pool.shutdown(wait=False, cancel_futures=True)
         if key is None or key in run.poisoned:
             raise DeidError(

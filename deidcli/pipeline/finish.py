@@ -1,4 +1,4 @@
-"""The last step of a run: the parts become tables, checksums, card, and the manifest last."""
+"""The last step of a run: write tables, checksums, card and manifest from the parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deidcli.pipeline.run import Run
 
 
 def finish_run(run: Run) -> dict[str, Any]:
-    """Put the parts together: tables, checksums, card, and the manifest last. Returns it."""
+    """Write tables, checksums, card and, last, the manifest from the parts; return the manifest."""
     settings, source = run.settings, run.source
     joined = [f"data/{name}" for name in sorted(run.files.values())]
     Journal(run.out).note_names("finish", [*joined, sealed.FILE, geometry.SEALED])

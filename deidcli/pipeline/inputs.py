@@ -1,4 +1,4 @@
-"""The INPUTs of a command: paths of this machine, or a list of them on stdin."""
+"""The INPUTs of a command: local paths, or a list of them on stdin."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from deidcli.errors import UsageError
 
 
 def local_paths(given: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    """INPUTs as paths.
+    """Convert INPUTs to paths.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there are no inputs.
     """
     paths = [given] if isinstance(given, str | Path) else list(given)
     if not paths:
@@ -23,12 +23,12 @@ def local_paths(given: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
 
 
 def with_list(given: Sequence[str], stdin: BinaryIO | None) -> list[str]:
-    """The INPUTs as typed, with `-` replaced by the paths that stdin lists.
+    """Replace `-` in the INPUTs by the paths listed on stdin.
 
-    One path a line, or separated by NUL as `find -print0` does; empty lines are left out.
+    Paths are separated by newlines, or by NULs as in `find -print0`; empty lines are ignored.
 
     Raises:
-        UsageError: `-` stands there twice, or nothing is listed.
+        UsageError: `-` is used twice, or nothing is listed.
     """
     if "-" not in given:
         return list(given)

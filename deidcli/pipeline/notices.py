@@ -1,4 +1,4 @@
-"""What is published beside the pictures, and what the user should know before the run."""
+"""What is published beside the pictures, and warnings before the run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from deidcli.settings import RunSettings
 
 
 def predicted_attributes(asked: Sequence[str] | None, source: Source) -> tuple[str, ...]:
-    """Attributes that were asked for and that no input has a label for: the classifier's work."""
+    """Return requested attributes without labels in any input, for the classifier to predict."""
     return tuple(name for name in asked or () if name not in source.label_names)
 
 
 def wish_of(settings: RunSettings) -> Wish:
-    """What is published beside the pictures.
+    """Return what to publish beside the pictures.
 
-    Labels of attributes that were not asked for, or that the method's picture does not keep, stand
-    in no file: they would tell what the picture hides, or be wrong.
+    Labels of attributes that were not requested, or that the method's picture does not keep, are in
+    no file: they would reveal what the picture hides, or be wrong.
     """
     return Wish(settings.columns, settings.keep_identity, settings.attributes)
 
 
 def warnings_of(source: Source, settings: RunSettings) -> list[str]:
-    """What the user should know before the run, one line each."""
+    """Return warnings for the user before the run, one line each."""
     said = [*source.private_warnings, *source.warnings]
     predicted = predicted_attributes(settings.attributes, source)
     if predicted:

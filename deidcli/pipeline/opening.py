@@ -1,4 +1,4 @@
-"""From an input to a picture with its faces, or to why it has none: decode, detect, label."""
+"""Decode, detect and label: from an input to a picture with its faces, or a reason for none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from deidcli.settings import face_seed
 
 
 def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
-    """Decode and detect. A picture that cannot go on is a Result already."""
+    """Decode and detect. If processing ends here, the return value is a Result."""
     if sample.status:
         return Result(sample, sample.status, sample.reason)
     try:
@@ -48,7 +48,7 @@ def open_decoded(sample: Sample, decoded: Decoded, run: Run, stages: Stages) -> 
     """
     try:
         found = _find(sample, decoded.pixels, run, stages)
-    except Exception as error:  # whatever it was, this picture is withheld and the rest go on
+    except Exception as error:  # any error withholds this picture; the rest continue
         return Result(sample, "failed", f"detection: {words(error)}", decoded.notes)
     doubts = tuple(Doubt(box, score) for box, score in found.doubts)
     if not found.faces:
@@ -63,10 +63,10 @@ def open_decoded(sample: Sample, decoded: Decoded, run: Run, stages: Stages) -> 
 
 
 def _find(sample: Sample, frame: Image, run: Run, stages: Stages) -> Detection:
-    """The faces of a frame: the detector's, the user's, or both.
+    """Return the faces of a frame: the detector's, the user's, or both.
 
     Raises:
-        DeidError: the user's boxes are none, or lie outside the frame.
+        DeidError: the user's boxes are invalid or lie outside the frame.
     """
     settings = run.settings
     if settings.boxes is None:
@@ -85,7 +85,7 @@ def _find(sample: Sample, frame: Image, run: Run, stages: Stages) -> Detection:
 
 
 def _cell(sample: Sample, column: str) -> Any:
-    """What a row's column holds; None where the input has no such column."""
+    """Return a row's value of a column; None if the input has no such column."""
     if sample.row is None or column not in sample.row.schema.names:
         return None
     return sample.row.column(column)[0].as_py()
@@ -111,7 +111,7 @@ def _nonce(seed: int, run: Run, stages: Stages) -> str | None:
 
 
 def _labeled(sample: Sample, frame: Image, face: Face, run: Run, stages: Stages) -> Sample:
-    """The input with predicted labels. Only of pictures with one face: a label is a picture's."""
+    """Return the input with predicted labels; only pictures with one face get them."""
     from deidcli.faces import attributes
 
     if stages.classifier is None:
@@ -135,7 +135,7 @@ def _no_face(
     if choice == "copy" and not run.settings.yes:
         try:
             places = stages.second_look(decoded.pixels)
-        except Exception as error:  # what could not be looked at again is not copied
+        except Exception as error:  # a picture that cannot be searched again is not copied
             return Result(sample, "failed", f"detection: {words(error)}", decoded.notes)
         if places:
             reason = "a second look found a face, withheld (--yes copies it)"

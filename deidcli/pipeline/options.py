@@ -1,8 +1,8 @@
-"""What `deid anonymize` can be told.
+"""The options of `deid anonymize`.
 
-One line here is an option of the command line, a key of `--config` and an argument of
-`pipeline.anonymize.anonymize`. What decides the pixels stands in `RunSettings` too, under the same
-name, and gets there by itself.
+Each line is an option of the command line, a key of `--config` and an argument of
+`pipeline.anonymize.anonymize`. Options that affect the pixels are also in `RunSettings`, under the
+same name, and are copied there automatically.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def option(
     least: int | None = None,
     choices: Callable[[], Iterable[str]] | None = None,
 ) -> Any:
-    """A field of `Options`.
+    """Return a field of `Options`.
 
     Args:
-        flags: where they are not the field's name: `-m` comes beside it, `--set` in its place.
-        least: the smallest whole number that is accepted.
-        choices: what a shell offers to complete; looked up then only.
+        flags: if not derived from the field's name: `-m` is added to it, `--set` replaces it.
+        least: the smallest integer that is accepted.
+        choices: completions for the shell, only looked up then.
     """
     told = {"flags": flags, "help": help, "metavar": metavar, "least": least, "choices": choices}
     if isinstance(default, Mapping):
@@ -44,7 +44,7 @@ def option(
 
 
 def method_names() -> Iterable[str]:
-    """The values of `--method`."""
+    """Return the values of `--method`."""
     from deidcli.methods import METHODS
 
     return METHODS
@@ -52,7 +52,7 @@ def method_names() -> Iterable[str]:
 
 @dataclass(frozen=True)
 class Options:
-    """All options of a run, in the order in which `deid anonymize --help` lists them."""
+    """All options of a run, in the order of `deid anonymize --help`."""
 
     method: str = option("blackout", "-m", help="See: deid methods.", choices=method_names)
     attrs: str | None = option(None, help="Kept attributes: letters GSBEY, or CelebA's names.")

@@ -1,4 +1,4 @@
-"""Where the output goes, and whether it may: nothing of anybody else's is touched."""
+"""Choose and check the output folder; files that deid did not write are never touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deidcli.errors import DeidError, UsageError
 
 
 def default_output(roots: Path | Sequence[Path]) -> Path:
-    """INPUT-deid, beside INPUT; of several inputs, beside the folder that they all lie in.
+    """Return INPUT-deid, beside INPUT; for several inputs, beside their common folder.
 
     Raises:
         UsageError: that folder is the file system's root.
@@ -33,10 +33,10 @@ def default_output(roots: Path | Sequence[Path]) -> Path:
 
 
 def check_output(out: Path, source: Source) -> None:
-    """Make sure that nothing of anybody else's is touched. Writes nothing.
+    """Check that no foreign files would be touched. Writes nothing.
 
     Raises:
-        DeidError: OUT lies in INPUT or holds it, is a file, or holds something that is not ours.
+        DeidError: OUT lies inside INPUT or contains it, is a file, or contains foreign files.
     """
     try:
         _check_output(out, source)
@@ -88,7 +88,7 @@ def _is_ours(name: str) -> bool:
 
 
 def open_output(out: Path) -> None:
-    """Make OUT and try whether it can be written."""
+    """Create OUT and check that it can be written."""
     with writing():
         scratch(out).mkdir(parents=True, exist_ok=True)
         probe = scratch(out) / f"{os.getpid()}-probe"

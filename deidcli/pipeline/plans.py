@@ -1,4 +1,4 @@
-"""What a whole-set method keeps on disk between its pass over all faces and the run."""
+"""Data that a whole-set method stores on disk between its pass over all faces and the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deidcli.methods.base import Plan, PlanFace
 
 
 def write_scan(folder: Path, shard: int, faces: Sequence[PlanFace]) -> None:
-    """Keep the chips of a shard's faces for `make_plan`."""
+    """Store the chips of a shard's faces for `make_plan`."""
     with writing():
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(faces), *(faces[0].chip.shape if faces else (0, 0, 3)))
@@ -31,7 +31,7 @@ def write_scan(folder: Path, shard: int, faces: Sequence[PlanFace]) -> None:
 
 
 def _save(path: Path, values: NDArray[Any]) -> None:
-    """`np.save`, but where the disk is full the error says so: numpy's own has no number."""
+    """Run `np.save`, but report a full disk as such; numpy's own error has no errno."""
     with open(path, "wb") as file:
         np.save(_Stream(file.write), values)
         file.flush()
@@ -40,7 +40,7 @@ def _save(path: Path, values: NDArray[Any]) -> None:
 
 @dataclass(frozen=True)
 class _Stream:
-    """What is written to as to a file, and not taken for one."""
+    """A writable object that numpy does not treat as a file."""
 
     write: Callable[[bytes], int]
 
@@ -51,7 +51,7 @@ def is_scanned(folder: Path, shard: int) -> bool:
 
 
 def read_scans(folder: Path, shards: int) -> Iterator[PlanFace]:
-    """All faces of all shards; the chips stay on disk until they are touched."""
+    """Yield all faces of all shards; the chips stay on disk until they are accessed."""
     for shard in range(shards):
         listed = json.loads((folder / f"{shard:06d}.json").read_text())
         if not listed:
@@ -62,7 +62,7 @@ def read_scans(folder: Path, shards: int) -> Iterator[PlanFace]:
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Keep a plan; it is there only when it is whole."""
+    """Store a plan; it exists only when it is complete."""
     unfinished = folder.with_name(f"plan-{os.getpid()}")
     with writing():
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -73,16 +73,16 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def forget(plan: Path, scan: Path) -> None:
-    """Remove a plan and the scans that it was made of."""
+    """Remove a plan and the scans that it was made from."""
     for folder in (scan, plan):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_plan(folder: Path) -> bool:
-    """Return whether a plan was kept."""
+    """Return whether a plan is stored."""
     return folder.is_dir()
 
 
 def read_plan(folder: Path) -> Plan:
-    """A kept plan, its arrays mapped from disk."""
+    """Read a stored plan, with its arrays mapped from disk."""
     return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}

@@ -1,4 +1,4 @@
-"""The first step of a run: no other run is in OUT, and what is about to be done is recorded."""
+"""The first step of a run: check that no other run is in OUT, and record this one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deidcli.weights.inventory import weights_in_use
 
 
 def other_run(out: Path, found: Sequence[str]) -> DeidError:
-    """The error for a second run with other settings or other inputs."""
+    """Return the error for a second run with different settings or inputs."""
     if any(text.startswith("inputs") for text in found) and len(found) == 1:
         return DeidError(
             f"the input has changed since {out} was begun",
@@ -41,14 +41,14 @@ def other_run(out: Path, found: Sequence[str]) -> DeidError:
 def run_keys(
     out: Path, passphrase: bytes | None, secret: bytes, record: Mapping[str, Any] | None
 ) -> RunKeys | None:
-    """The keys of a run with a passphrase.
+    """Return the keys of a run with a passphrase.
 
     Args:
-        secret: the run's own.
-        record: run.json of the run that is resumed; None: a new run.
+        secret: the run's own secret.
+        record: run.json of the run to resume; None: a new run.
 
     Raises:
-        DeidError: the run was begun with another passphrase. Faces of two passphrases in one OUT
+        DeidError: the run was started with another passphrase. Faces of two passphrases in one OUT
             could never be restored together.
     """
     if passphrase is None:
@@ -76,16 +76,15 @@ def prepare_run(
     passphrase: bytes | None = None,
     repeatable: bool = False,
 ) -> Run:
-    """Check that OUT holds no other run, and record what is about to be done.
+    """Check that OUT contains no other run, and record this one.
 
     Args:
-        passphrase: where the method needs one or the run is sealed.
-        repeatable: with a passphrase, derive the salt from the seed, not from the system's
-            random source, so that another run of the same command writes the same bytes.
+        passphrase: if the method needs one or the run is sealed.
+        repeatable: with a passphrase, derive the salt from the seed instead of the system's random
+            source, so that another run of the same command writes the same bytes.
 
     Raises:
-        DeidError: OUT was made with other settings, inputs or another password, or cannot be
-            written.
+        DeidError: OUT was made with different settings, inputs or password, or cannot be written.
     """
     journal = Journal(out)
     predicted = notices.predicted_attributes(settings.attributes, source)
@@ -151,10 +150,10 @@ class _Plan:
 
 
 def _check_same(out: Path, record: Mapping[str, Any], plan: _Plan) -> None:
-    """Make sure that a run which is there already is the one that is asked for.
+    """Check that an existing run is the requested one.
 
     Raises:
-        DeidError: it was made from another input or with other settings.
+        DeidError: it was made from a different input or with different settings.
     """
     if recorded_roots(record) != plan.roots:
         raise DeidError(
@@ -166,14 +165,14 @@ def _check_same(out: Path, record: Mapping[str, Any], plan: _Plan) -> None:
 
 
 def _new_secret(settings: RunSettings, source: Source, repeatable: bool) -> str:
-    """The secret of a new run; with kept names and a seed one that another run has again."""
+    """Return the secret of a new run; with kept names and a seed it is reproducible."""
     if repeatable and settings.names == "keep":
         return seeded_secret(settings.seed or 0, content_signature(source))
     return new_secret()
 
 
 def _new_record(plan: _Plan, secret: str, password: RunKeys | None) -> dict[str, Any]:
-    """What run.json holds of a new run."""
+    """Return the content of run.json for a new run."""
     record: dict[str, Any] = {
         "fingerprint": plan.fingerprint,
         "run": plan.described,

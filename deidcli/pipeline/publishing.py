@@ -1,4 +1,4 @@
-"""From a finished frame to the bytes that are published: names, marks, records, seals."""
+"""Convert a finished frame to published bytes, with names, marks, records and seals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deidcli.pipeline.stages import BLACK_SIZE, FaceAtWork, Work
 
 
 def encoded(work: Work, run: Run) -> Result:
-    """`_encode`, or a failed result where the format cannot hold the picture."""
+    """Return the result of `_encode`, or a failed one if the format cannot store the picture."""
     try:
         return _encode(work, run)
     except Exception as error:  # Pillow's encoders raise several kinds
@@ -26,13 +26,13 @@ def encoded(work: Work, run: Run) -> Result:
 
 
 def _encode(work: Work, run: Run) -> Result:
-    """The published pictures of one input."""
+    """Return the published pictures of one input."""
     settings, sample = run.settings, work.sample
     records = [_record(face) for face in work.faces]
     if settings.output == "crops":
         outputs = []
         for index, (face, record) in enumerate(zip(work.faces, records, strict=True)):
-            if face.chip is None:  # no landmarks to cut it by; in its neighbors' crops it is black
+            if face.chip is None:  # no landmarks to crop it by; black in its neighbors' crops
                 continue
             side = len(face.chip)
             name = _crop_name(sample, index, run)
@@ -54,8 +54,7 @@ def _encode(work: Work, run: Run) -> Result:
 
 
 def _mark(faces: Sequence[FaceAtWork], run: Run) -> SourceType | None:
-    """How a picture was made, by what covers its faces. One in which nothing was replaced has no
-    mark."""
+    """Return how a picture was made, from what covers its faces; None if nothing was replaced."""
     if not run.settings.mark or not faces:
         return None
     settings = run.settings
@@ -65,7 +64,7 @@ def _mark(faces: Sequence[FaceAtWork], run: Run) -> SourceType | None:
 
 
 def _crop_name(sample: Sample, index: int, run: Run) -> str:
-    """With random names, one that does not tell which crops are of one picture."""
+    """Return a crop's name; random names do not reveal which crops share a picture."""
     if run.secret is not None:
         return random_name(f"{sample.key}\0{index}", run.secret) + ".png"
     return f"{sample.stem}_{index}.png"
@@ -80,12 +79,12 @@ def _record(face: FaceAtWork) -> FaceRecord:
 
 
 def _sealed_frame(work: Work, data: bytes, run: Run) -> tuple[SealedFace, ...]:
-    """With --seal: for each face, the original of all pixels that its replacement changed."""
+    """Seal, with --seal, each face's original pixels that its replacement changed."""
     if run.password is None or work.original is None:
         return ()
     areas = []
     for face in work.faces:
-        # Nothing beyond these two was written to: the method's chip, and a black one.
+        # Nothing outside of these two was written: the method's chip, and a black one.
         black = chip_from_unit(face.unit, BLACK_SIZE, HEAD_PADDING)
         area = [frame_box(black, BLACK_SIZE, work.frame.shape)]
         if face.chip is not None:
@@ -95,7 +94,7 @@ def _sealed_frame(work: Work, data: bytes, run: Run) -> tuple[SealedFace, ...]:
 
 
 def _sealed_crop(work: Work, face: FaceAtWork, data: bytes, run: Run) -> tuple[SealedFace, ...]:
-    """With --seal: the crop as it would be published if its face were not replaced."""
+    """Seal, with --seal, the crop as it would be published if its face were not replaced."""
     if run.password is None or work.original is None:
         return ()
     assert face.chip is not None

@@ -1,4 +1,4 @@
-"""The faces of some pictures through the method, back into their frames, and past the gate."""
+"""Run the faces of some pictures through the method, paste them back, and run the gate."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from deidcli.pipeline.stages import FaceAtWork, Stages, Work
 
 
 def replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
-    """Method, paste and gate; frames change only once the method has given all its chips."""
+    """Run method, paste and gate; frames change only after the method has returned all chips."""
     pairs = [(work, face) for work in works for face in work.fitted]
     chips = [stages.cut(work.frame, face.unit) for work, face in pairs]
     if stages.gate is not None:
         for work, face in pairs:
             face.original = stages.gate.cut(work.frame, face.unit)
     for work in works:
-        if run.settings.seal and work.original is None:  # a second try finds the frame changed
+        if run.settings.seal and work.original is None:  # on a retry the frame is already changed
             work.original = work.frame.copy()
     faces = [face for _, face in pairs]
     replaced = list(_apply(np.stack(chips), faces, run, stages)) if pairs else []
@@ -40,7 +40,7 @@ def replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
 
 
 def _apply(chips: Image, faces: list[FaceAtWork], run: Run, stages: Stages) -> Image:
-    """(N, S, S, 3) uint8 chips through the method, batch by batch."""
+    """Run (N, S, S, 3) uint8 chips through the method, batch by batch."""
     out = np.empty_like(chips)
     for start in range(0, len(chips), run.batch_size):
         rows = slice(start, start + run.batch_size)
@@ -55,11 +55,11 @@ def _apply(chips: Image, faces: list[FaceAtWork], run: Run, stages: Stages) -> I
 
 
 def _through(stages: Stages, chips: Image, context: Context) -> Image:
-    """One batch through the method."""
+    """Run one batch through the method."""
     if isinstance(stages.method, OnPixels):
         pixels = stages.method.on_pixels(chips.astype(np.float32) / np.float32(255), context)
         return np.asarray(np.rint(np.clip(pixels, 0, 1) * 255), np.uint8)
-    import torch  # here, so that a run whose method needs no network starts without it
+    import torch  # here, so that runs without networks start without it
 
     with torch.inference_mode():
         batch = torch.from_numpy(chips).to(stages.device)
@@ -88,13 +88,13 @@ def _pass_gate(pairs: list[tuple[Work, FaceAtWork]], stages: Stages) -> None:
 
 
 def _published_chip(frame: Image, face: FaceAtWork, stages: Stages) -> Image:
-    """What `--output crops` publishes: the method's chip, around it the published frame.
+    """Return the crop for `--output crops`: the method's chip, surrounded by the published frame.
 
-    A method whose `whole_chips` holds gives chips that are publishable to their edges.
+    If a method's `whole_chips` is set, its chips are publishable up to their edges.
     """
     whole = stages.method.whole_chips
     if whole and face.chip is not None:
-        # What surrounds the head would be all that tells one black crop from another.
+        # Only what surrounds the head would distinguish one black crop from another.
         return np.zeros_like(face.chip) if face.method == "blackout" else face.chip
     around = crop(frame, face.affine, stages.method.chip.size, extend=False)
     if face.method == "blackout" or face.chip is None:

@@ -1,8 +1,8 @@
-"""What is left of a run: shards never finished, whose output is gone, whose failures may pass.
+"""What is left of a run: unfinished shards, and those with lost output or temporary failures.
 
-A finished shard is held against what is there now: the files that it wrote, and the prints of its
-inputs. An input that holds something else than it did ends the run with a clear error, for what
-was published of it would be of another picture; but one that had failed is tried again.
+A finished shard is compared with the current state: the files that it wrote, and the prints of its
+inputs. An input whose content has changed stops the run with a clear error, because its published
+picture would belong to another one; but an input that had failed is retried.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from deidcli.pipeline.run import Run
 
 @dataclass(frozen=True)
 class Left:
-    """Shards to be worked, and why finished ones are among them."""
+    """Shards to be processed, and why finished ones are among them."""
 
     shards: tuple[Shard, ...]
     gone: int
-    """Shards whose output is not there any more."""
+    """Number of shards whose output no longer exists."""
     failed: int
-    """Inputs that failed, and may not fail again."""
+    """Number of inputs that failed and may succeed now."""
     plan_anew: bool = False
-    """A whole-set method has to look at all faces again, for more of them can be seen now."""
+    """A whole-set method has to scan all faces again, because more inputs can be read now."""
 
     def why(self) -> str:
-        """For the user, of a run that was finished before."""
+        """Explain to the user what is processed again in a finished run."""
         said = ["some of the output is gone and is made again"] if self.gone else []
         if self.failed:
             said.append(f"inputs that failed and are tried again: {self.failed}")
@@ -46,10 +46,10 @@ class Left:
 
 
 def unfinished(run: Run) -> Left:
-    """All that the same command has to do, again or for the first time.
+    """Return everything that the same command has to do, again or for the first time.
 
     Raises:
-        DeidError: an input holds something else than what was published of it.
+        DeidError: an input has changed since its picture was published.
     """
     journal, prints = Journal(run.out), _Prints()
     found: dict[int, Shard] = {}
@@ -69,7 +69,7 @@ def unfinished(run: Run) -> Left:
 
 
 def missing(run: Run) -> list[Shard]:
-    """Shards whose part or output is not there: before the manifest is written, none may be."""
+    """Return shards without part or output; there must be none before the manifest is written."""
     journal = Journal(run.out)
     found = {}
     for shard in run.source.shards:
@@ -82,7 +82,7 @@ def missing(run: Run) -> list[Shard]:
 
 
 def _rows(journal: Journal, shard: Shard) -> list[dict[str, Any]] | None:
-    """A finished shard's part; None where there is none, or none that can be read."""
+    """Return a finished shard's part; None if it does not exist or cannot be read."""
     try:
         rows = journal.read_part(shard.index)
     except (pa.ArrowException, OSError, KeyError):
@@ -101,8 +101,8 @@ def _is_there(run: Run, shard: Shard, rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _together(run: Run, shards: Iterable[Shard]) -> list[Shard]:
-    """Finished shards that have to be worked again with others, for a file that they share is
-    joined from the staged rows of all of them, and theirs are not kept once it was."""
+    """Return finished shards that have to be processed again with others. A file that they share is
+    joined from the staged rows of all of them, and those are removed after joining."""
     again = list(shards)
     staging = Journal(run.out).staging
     keys = {shard.key for shard in again if isinstance(shard, ParquetShard)}
@@ -123,7 +123,7 @@ def _together(run: Run, shards: Iterable[Shard]) -> list[Shard]:
 
 
 class _Prints:
-    """Prints of files, each taken once."""
+    """Prints of files, each computed once."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -137,11 +137,10 @@ class _Prints:
 def _to_be_tried(
     shard: Shard, rows: Sequence[dict[str, Any]], prints: _Prints, run: Run
 ) -> list[str]:
-    """Keys of inputs that failed for something that may have passed, or that hold something else
-    now.
+    """Return keys of inputs that failed temporarily, or that failed and have changed.
 
     Raises:
-        DeidError: another input than these holds something else than it did.
+        DeidError: an input that did not fail has changed.
     """
     out, whole_set = run.out, method_facts(run.settings.method).whole_set
     if isinstance(shard, ParquetShard):
@@ -155,7 +154,7 @@ def _to_be_tried(
     for item, row in zip(shard.items, rows, strict=True):
         if row["source"] != item.key:
             raise _changed(out, item.key)
-        if row["passes"]:  # where all would have to be made again, only what can be read now
+        if row["passes"]:  # if all had to be made again, only what can be read now
             if not whole_set or prints.of(item.path):
                 found.append(item.key)
         elif _holds_other(item, row, prints):
@@ -171,7 +170,7 @@ def _holds_other(item: Item, row: dict[str, Any], prints: _Prints) -> bool:
     if row["status"] == "skipped" and item.reason != LABEL_FILE:
         return True
     now = prints.of(item.path)
-    # A file that cannot be read at the moment is no other one.
+    # A file that cannot be read now has not changed.
     return bool(now and row["print"] != now)
 
 

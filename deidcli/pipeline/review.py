@@ -1,7 +1,7 @@
-"""OUT.private/review.html: pictures that a person should look at before they are published.
+"""OUT.private/review.html: pictures that a person should check before they are published.
 
-One self-contained page with a thumbnail of each published picture that has a place which may be a
-face, and that place enlarged. It shows faces that are left, so it stays in OUT.private.
+It is one self-contained page. For each published picture with a possible face, it shows a thumbnail
+and the enlarged place. It may show faces that are left, so it stays in OUT.private.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from deidcli.faces.align import Box, Image
 FILE, PLACES = "review.html", "review.json"
 """Relative to OUT.private."""
 MOST = 300
-"""Pictures on the page; the most doubtful first."""
+"""Maximum number of pictures on the page; the most doubtful come first."""
 THUMBNAIL, CLOSE_UP = 480, 112
-"""px of the longer side of a picture, and of the side of an enlarged place."""
+"""Longer side of a thumbnail, and side of an enlarged place, in px."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place to look at."""
+    """A place to review."""
 
     box: Box
     score: float
-    """In [0, 1] for a run's own doubts; 1 more for what a second look saw: those come first."""
+    """In [0, 1] for a run's own doubts; 1 higher for a second search, whose places come first."""
     why: str
-    """In words."""
+    """The reason, as text."""
 
 
 def spots_of(doubts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Spot]]:
-    """The places that a run left in doubt, by published name; of the most doubtful pictures."""
+    """Return the most doubtful pictures' possible faces, by published name."""
     scores = {name: max(doubt["score"] for doubt in found) for name, found in doubts.items()}
     chosen = sorted(doubts, key=lambda name: (-scores[name], name))[:MOST]
     return {
@@ -54,7 +54,7 @@ def spots_of(doubts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, lis
 
 
 def write_review(out: Path, spots: Mapping[str, Sequence[Spot]]) -> int:
-    """Write the page, and the places themselves for a later look; without any, no page.
+    """Write the page, and the places for later calls; without places there is no page.
 
     Args:
         spots: published name -> places.
@@ -81,7 +81,7 @@ def write_review(out: Path, spots: Mapping[str, Sequence[Spot]]) -> int:
 
 
 def read_spots(out: Path) -> dict[str, list[Spot]]:
-    """What an earlier call wrote; nothing where there was none."""
+    """Read the places that an earlier call wrote; empty if there was none."""
     path = Journal(out).folder / PLACES
     if not path.is_file():
         return {}
@@ -117,7 +117,7 @@ def _thumbnail(pixels: Image, spots: Sequence[Spot]) -> Image:
 
 
 def _close_ups(pixels: Image, spots: Sequence[Spot]) -> Iterator[Image]:
-    """Each place with as much again around it, as a square."""
+    """Yield each place as a square, with as much again around it."""
     for spot in spots:
         x, y = (spot.box[0] + spot.box[2]) / 2, (spot.box[1] + spot.box[3]) / 2
         half = max(spot.box[2] - spot.box[0], spot.box[3] - spot.box[1])

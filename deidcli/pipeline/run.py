@@ -13,12 +13,12 @@ from deidcli.settings import RunSettings
 
 @dataclass(frozen=True, repr=False)
 class RunKeys:
-    """What a run with a password knows beyond its settings. No repr: it may reach no log."""
+    """A run's password data beyond its settings. It has no repr, so that it reaches no log."""
 
     keys: Keys
     kdf: Kdf
     nonces: bytes
-    """The run's secret, from which the faces' published nonces follow."""
+    """The run's secret, from which the faces' published nonces are derived."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
     source: Source
     out: Path
     fingerprint: str
-    """As it is published: keyed with the run's secret, see `settings.published_print`."""
+    """The published form, keyed with the run's secret, see `settings.published_print`."""
     weights: dict[str, str]
     secret: bytes | None
     started: str
@@ -37,14 +37,14 @@ class Run:
     batch_size: int = 16
     threads: int = 1
     predicted: tuple[str, ...] = ()
-    """Attributes that the classifier labels, because the source does not."""
+    """Attributes that the classifier labels because the source does not."""
     careful: bool = False
-    """One picture at a time, each named in the journal first: to find one that ends its worker."""
+    """Process one picture at a time, each recorded first, to find one that crashes its worker."""
     poisoned: frozenset[str] = frozenset()
-    """Inputs that ended their worker; they are withheld."""
+    """Inputs that crashed their worker; they are withheld."""
     seed: int | bytes = 0
-    """What faces' random numbers are made of, see `settings.face_seed`."""
+    """The base of the faces' random seeds, see `settings.face_seed`."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Parquet: source file -> its published name below OUT/data."""
+    """For parquet: source file -> its published name below OUT/data."""
     password: RunKeys | None = field(default=None, repr=False)
-    """Where the method needs a password or the run is sealed."""
+    """Set if the method needs a password or the run is sealed."""

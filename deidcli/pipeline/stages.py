@@ -1,4 +1,4 @@
-"""The parts of the pipeline that a process loads once, and a picture on its way through them."""
+"""The parts of the pipeline that a process loads once, and a picture being processed by them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from deidcli.processes import resolve_device
 from deidcli.settings import RunSettings
 
 BLACK_SIZE = 64
-"""Side of the chip that blacks a face out; its mask alone has detail."""
+"""Side of the chip that blacks out a face; only its mask has detail."""
 
 
 @dataclass
 class FaceAtWork:
-    """A detected face on its way through a batch."""
+    """A detected face being processed in a batch."""
 
     face: Face
     unit: Affine
@@ -40,12 +40,12 @@ class FaceAtWork:
     seed: int
     chip: Image | None = None
     original: Image | None = None
-    """What the gate compares, cut before the method ran."""
+    """The chip that the gate compares, cropped before the method ran."""
     distance: float | None = None
     method: str = ""
-    """What replaced it; blackout where it has no landmarks, whatever the run's method is."""
+    """The method that replaced it; blackout if it has no landmarks, whatever the run's method."""
     nonce: str | None = None
-    """Where the method needs a password: what the face's bits are made of."""
+    """If the method needs a password: the nonce from which the face's bits are derived."""
 
 
 @dataclass
@@ -61,19 +61,19 @@ class Work:
     original: Image | None = None
     """With --seal: the frame before its faces were replaced."""
     doubts: tuple[Doubt, ...] = ()
-    """Places that may be faces and were left as they are."""
+    """Places that may be faces and were left unchanged."""
     reason: str = ""
-    """Where no face was found: what became of the picture."""
+    """If no face was found: what happened to the picture."""
 
     @property
     def fitted(self) -> list[FaceAtWork]:
-        """The faces that have landmarks; only those can go through a method."""
+        """The faces with landmarks; only those can go through a method."""
         return [face for face in self.faces if face.face.fitted]
 
 
 @dataclass
 class Stages:
-    """The loaded parts of the pipeline; one set a process."""
+    """The loaded parts of the pipeline, one set per process."""
 
     detector: Detector
     method: Method
@@ -89,17 +89,17 @@ class Stages:
 
     @property
     def method_is_blank(self) -> bool:
-        """Whether the method itself leaves a black head: dlib's code of black lies near some
-        faces, and blacking out again would change nothing but the count."""
+        """Whether the method itself leaves a black head. dlib's embedding of black is close to some
+        faces, and blacking out again would only change the count."""
         return self.method.blank
 
     @property
     def needs_password(self) -> bool:
-        """Whether each face gets bits of its own."""
+        """Whether each face gets its own bits."""
         return self.method.needs_password
 
     def cut(self, frame: Image, unit: Affine) -> Image:
-        """A face's chip for the method."""
+        """Crop a face's chip for the method."""
         affine = chip_from_unit(unit, self.method.chip.size, self.method.chip.padding)
         return crop(frame, affine, self.method.chip.size, extend=True)
 
@@ -120,7 +120,7 @@ def _load_stages(
     device: str,
 ) -> Stages:
     if gate is not None or not issubclass(method_class(method), OnPixels):
-        device = resolve_device(device)  # asks torch, which is loaded only where it is needed
+        device = resolve_device(device)  # asks torch, which is only loaded if needed
     loaded_gate = None
     if gate is not None:
         from deidcli.faces.gate import Gate
@@ -137,9 +137,9 @@ def _load_stages(
 
 
 def load_stages(settings: RunSettings, device: str, plan: Path | None = None) -> Stages:
-    """The stages that settings ask for, loaded once a process.
+    """Return the stages for some settings, loaded once per process.
 
-    A process that was forked from one that had loaded them loads its own: CUDA and threads do not
+    A process forked from one that had loaded them loads its own, because CUDA and threads do not
     survive a fork.
 
     Args:

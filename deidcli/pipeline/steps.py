@@ -1,4 +1,4 @@
-"""The way of the data, top to bottom: prepare_run, run_shard, finish_run.
+"""The data flow from top to bottom: prepare_run, run_shard, finish_run.
 
 source -> decode -> detect -> crop -> method -> paste -> gate -> encode -> sink -> manifest
 """
@@ -36,12 +36,12 @@ from deidcli.pipeline.stages import Work, stages_of
 
 
 def needs_scan(run: Run) -> bool:
-    """Return whether the method has to see all faces first and has not yet."""
+    """Return whether the method has to see all faces first and has not done so yet."""
     return method_facts(run.settings.method).whole_set and not plans.has_plan(Journal(run.out).plan)
 
 
 def scan_shard(run: Run, shard: Shard) -> int:
-    """Cut the faces of a shard for `Method.prepare` and keep them in the private folder."""
+    """Crop the faces of a shard for `Method.prepare` and store them in the private folder."""
     stages = stages_of(run)
     faces: list[PlanFace] = []
     for sample in watched(read_samples(shard, run.secret), run):
@@ -55,7 +55,7 @@ def scan_shard(run: Run, shard: Shard) -> int:
 
 
 def make_plan(run: Run) -> None:
-    """Let a whole-set method group all faces that `scan_shard` found, and keep its plan."""
+    """Let a whole-set method group all faces that `scan_shard` found, and store its plan."""
     journal = Journal(run.out)
     scans = plans.read_scans(journal.folder / "scan", len(run.source.shards))
     plan = stages_of(run).method.prepare(scans)
@@ -64,12 +64,12 @@ def make_plan(run: Run) -> None:
 
 
 def run_shard(run: Run, shard: Shard) -> int:
-    """De-identify one shard: its pictures written, then its journal entry. Returns its inputs."""
+    """De-identify one shard, write its pictures, then its journal entry; return its input count."""
     journal = Journal(run.out)
     before = _published_before(journal, shard)
     try:
         written = _write_shard(run, shard, journal)
-    except (pa.ArrowException, Unreadable) as error:  # of a parquet file, not of a picture
+    except (pa.ArrowException, Unreadable) as error:  # in a parquet file, not in a picture
         if not isinstance(shard, ParquetShard):
             raise
         passes = isinstance(error, Unreadable)
@@ -83,7 +83,7 @@ def run_shard(run: Run, shard: Shard) -> int:
 
 
 def _published_before(journal: Journal, shard: Shard) -> set[str]:
-    """What an earlier run published of a shard's pictures: none of it may outlast this one."""
+    """Return what an earlier run published of a shard; none of it may outlast this run."""
     if isinstance(shard, ParquetShard):
         return set()
     try:
@@ -95,7 +95,7 @@ def _published_before(journal: Journal, shard: Shard) -> set[str]:
 def _write_shard(
     run: Run, shard: Shard, journal: Journal
 ) -> list[tuple[Result, tuple[Written, ...]]]:
-    stages = stages_of(run)  # first, for it is recorded even where no row can be read
+    stages = stages_of(run)  # first, as it is recorded even if no row can be read
     sink = _open_sink(run, shard, journal)
     rows: list[tuple[Result, Future[tuple[Written, ...]]]] = []
     samples = watched(read_samples(shard, run.secret), run)
@@ -111,7 +111,7 @@ def _write_shard(
 def _written(
     result: Result, writing: Future[tuple[Written, ...]]
 ) -> tuple[Result, tuple[Written, ...]]:
-    """A result with what was written of it; failed where its name could not be written."""
+    """Return a result with its written pictures; failed if its name cannot be written."""
     try:
         return result, writing.result()
     except Unwritable as error:
@@ -137,7 +137,7 @@ def _without_data(result: Result) -> Result:
 
 
 def watched(samples: Iterable[Sample], run: Run) -> Iterator[Sample]:
-    """The same inputs; those that ended their worker before as failed ones."""
+    """Yield the same inputs; those that crashed their worker before are failed."""
     for sample in samples:
         if sample.key in run.poisoned:
             reason = "ended its worker (crash or memory)"

@@ -1,5 +1,5 @@
-"""The tables of a finished run: metadata.parquet in OUT; link.parquet and faces.parquet, which
-say what each picture was and where its faces were, in OUT.private.
+"""The tables of a finished run: metadata.parquet in OUT; link.parquet and faces.parquet, with each
+picture's source and face positions, in OUT.private.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ LINK_SCHEMA = pa.schema(
 def metadata_schema(
     source: Source, attributes: Sequence[str], has_nonces: bool = False, has_boxes: bool = False
 ) -> pa.Schema:
-    """The schema of metadata.parquet.
+    """Return the schema of metadata.parquet.
 
     Args:
         has_nonces: the method needs a password.
-        has_boxes: --publish-geometry.
+        has_boxes: the run has --publish-geometry.
     """
     listed = [pa.field(name, kind) for name, kind in source.fields]
     has_partition = source.has_partition and PARTITION not in dict(source.fields)
@@ -64,7 +64,7 @@ def metadata_schema(
 
 @dataclass
 class Tally:
-    """What the parts add up to."""
+    """Totals over the parts."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -74,9 +74,9 @@ class Tally:
     covered: int = 0
     doubtful: int = 0
     copied: int = 0
-    """Pictures without a face found that were published all the same."""
+    """Number of pictures without a detected face that were published anyway."""
     doubts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Published name -> places that may be faces, as the journal has them."""
+    """Published name -> possible faces, as recorded in the journal."""
 
     def add(self, row: dict[str, Any]) -> None:
         self.statuses[row["status"]] += 1
@@ -90,7 +90,7 @@ class Tally:
         self.copied += row["status"] == "no_face" and bool(row["outputs"])
 
     def counts(self, inputs: int) -> dict[str, int]:
-        """Inputs by status, the number that was listed before the run, and what was published."""
+        """Return inputs by status, the number listed before the run, and published counts."""
         by_status = {status: self.statuses[status] for status in STATUSES}
         assert sum(self.statuses.values()) == sum(by_status.values()) == inputs
         return {
@@ -105,7 +105,7 @@ class Tally:
 
 
 class _Buffer:
-    """Rows on their way into a parquet file, written in large row groups."""
+    """Buffers rows for a parquet file, to write them in large row groups."""
 
     def __init__(self, file: AtomicParquet) -> None:
         self._file = file
@@ -129,20 +129,19 @@ class _Row:
     """One published picture."""
 
     meta: dict[str, Any]
-    """As in metadata.parquet, but for its faces, which have all that is known."""
+    """The row of metadata.parquet, except that its faces have all fields."""
     sha256: str
     place: sealed.Staged
 
 
 def write_tables(run: Run, attributes: Sequence[str], has_nonces: bool) -> tuple[Tally, list[str]]:
-    """Write metadata.parquet, the two private tables, the published parquet files, the sealed
-    files and the checksums.
+    """Write metadata.parquet, the private tables, published parquet and sealed files, checksums.
 
     Args:
         has_nonces: the method needs a password.
 
     Returns:
-        What it all adds up to, and the relative paths of the published parquet files.
+        The totals, and the relative paths of the published parquet files.
     """
     source, shuffled = run.source, run.secret is not None
     journal, tally = Journal(run.out), Tally()
@@ -199,7 +198,7 @@ def _open_tables(
 
 
 def _position(row: _Row) -> tuple[str, int]:
-    """By file name; rows of a parquet file by their number."""
+    """Return the sort key: by file name; rows of a parquet file by their number."""
     name = str(row.meta["file_name"])
     file, _, number = name.rpartition("#")
     is_row = file.startswith("data/") and number.isdecimal()
@@ -207,7 +206,7 @@ def _position(row: _Row) -> tuple[str, int]:
 
 
 def _published(meta: dict[str, Any]) -> dict[str, Any]:
-    """A row of metadata.parquet: of its faces, what the schema of the file takes."""
+    """Return a row of metadata.parquet, with only the face fields in the file's schema."""
     faces = [{**face, "box": geometry.rounded(face["box"])} for face in meta["faces"]]
     return {**meta, "faces": faces}
 
@@ -219,7 +218,7 @@ def _joined_rows(
     links: _Buffer,
     attributes: Sequence[str],
 ) -> Iterator[_Row]:
-    """One row a published picture. On the way, tallies and links every input."""
+    """Yield one row per published picture; also tally and link every input."""
     source, journal = run.source, Journal(run.out)
     numbers = {place: row for rows in orders.values() for row, place in enumerate(rows)}
     for shard, part in zip(source.shards, journal.read_parts(len(source.shards)), strict=True):

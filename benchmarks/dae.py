@@ -39,8 +39,12 @@ from deidcli.faces.align import Image, Points, chip_affine, crop, paste
 from deidcli.methods import load_method
 from deidcli.methods.base import Context
 from deidcli.methods.blend import PADDING, SIDE, blended, edge_mask, rim_to_face
-from deidcli.methods.dae import train as recipe
+from deidcli.methods.dae.batches import faces_of, in_blocks, tensor_of
 from deidcli.methods.dae.method import snapped
+from deidcli.methods.dae.networks import Autoencoder
+from deidcli.methods.dae.recipe import AUTOENCODER_FIXED, DaeRun, Recipe
+from deidcli.methods.dae.targets import cluster_centers
+from deidcli.methods.dae.train import train_autoencoder, train_encoder
 from deidcli.training.chips import _find
 from deidcli.weights.files import download_folder
 
@@ -222,25 +226,24 @@ def tables(args: argparse.Namespace) -> None:
 
     faces = load_faces(args.test, args.faces, args.distinct)
     filters = load_method("dae", {}, "cpu").filters  # type: ignore[attr-defined]
-    kept: dict[str, recipe.Autoencoder] = {}
+    kept: dict[str, Autoencoder] = {}
     for name, given in [row for part in args.rows.split(",") for row in ROWS[int(part)]]:
         extra = dict(pair.split("=", 1) for pair in args.set or [])
-        settings = parse_fields(
-            "dae", recipe.Settings, {**extra, **given, "limit": str(args.limit)}
-        )
+        settings = parse_fields("dae", Recipe, {**extra, **given, "limit": str(args.limit)})
         torch.set_num_threads(settings.threads)
         folder = args.out / name.replace(" ", "_").replace(",", "-").replace("=", "")
-        run = recipe.Run(settings, folder, None)
-        chips, _ = recipe.faces_of(args.data, download_folder() / "chips", settings.limit)
-        body_key = json.dumps(run.fixed(recipe.BODY))
+        run = DaeRun(settings, folder)
+        chips, _ = faces_of(args.data, download_folder() / "chips", settings.limit)
+        body_key = json.dumps(run.fixed(AUTOENCODER_FIXED))
         started = time.time()
         if body_key not in kept:
-            kept[body_key] = recipe.train_autoencoder(recipe.tensor_of(chips), run)
-        encoder = recipe.train_encoder(kept[body_key], chips, run)
+            kept[body_key] = train_autoencoder(tensor_of(chips), run)
+        encoder = train_encoder(kept[body_key], chips, run)
         seconds = round(time.time() - started)
         centers = None
         if name.startswith("8"):
-            centers = recipe.cluster_centers(kept[body_key], recipe.tensor_of(chips), settings)
+            codes = in_blocks(kept[body_key].encode, tensor_of(chips), settings.device)
+            centers = torch.from_numpy(cluster_centers(codes.numpy(), settings))
         frames = published(faces, chain(encoder, filters, centers=centers))
         out = {"row": name, "seconds": seconds, **measure(faces, frames)}
         if args.attr73:
@@ -250,7 +253,7 @@ def tables(args: argparse.Namespace) -> None:
 
 
 def chain(
-    network: recipe.Autoencoder,
+    network: Autoencoder,
     filters: list[nn.Module],
     blend: bool = True,
     centers: Tensor | None = None,

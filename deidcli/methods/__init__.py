@@ -28,7 +28,7 @@ METHODS: dict[str, str] = {
 """Name on the command line -> `module:Class`. Loaded only when asked for."""
 
 FACTS: dict[str, str] = {
-    "dae": "deidcli.methods.dae.settings:Facts",
+    "dae": "deidcli.methods.dae.settings:DaeFacts",
     "eae": "deidcli.methods.eae.settings:Facts",
     "a3gan": "deidcli.methods.a3gan.settings:Facts",
     "sdn": "deidcli.methods.sdn.settings:SdnFacts",

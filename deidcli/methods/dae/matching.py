@@ -1,7 +1,9 @@
-"""Train what `target=strangers` needs: the network that describes a face, and the pool."""
+"""What `target=strangers` is trained on, and the pool that goes into its weights."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,128 +15,133 @@ from torch.nn import functional
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import align, recognizers
 from deidcli.methods.blend import PADDING, SIDE
-from deidcli.methods.dae.networks import Autoencoder, FullyConnected, pack, principal_components
-from deidcli.methods.dae.recipe import (
-    BLOCK,
-    SAMPLES,
-    Run,
-    batch_of,
-    faces_of,
-    fit,
-    in_blocks,
-    tensor_of,
+from deidcli.methods.dae.batches import BLOCK, in_blocks
+from deidcli.methods.dae.networks import (
+    ATTRIBUTES,
+    FullyConnected,
+    Matcher,
+    pack,
+    principal_components,
 )
-from deidcli.methods.dae.strangers import ATTRIBUTES, KEPT, Matcher, features
+from deidcli.methods.dae.strangers import KEPT, features
 from deidcli.training.chips import Chips
 from deidcli.training.loop import log
 
+MATCHER_COMPONENT_FACES = 20_000
+"""At least so many faces (all, where there are fewer) give the components the matcher starts
+from: more do not move them, and cost memory."""
 
-def train_strangers(
-    body: Autoencoder,
-    encoder: Autoencoder,
-    faces: Chips,
-    landmarks: NDArray[np.float32],
-    run: Run,
-    cache: Path,
-) -> dict[str, Tensor]:
-    """The network that describes a face, and the pool; see dae_strangers."""
-    settings = run.settings
-    assert isinstance(body, FullyConnected) and isinstance(encoder, FullyConnected)
+
+@dataclass(frozen=True)
+class MatcherTargets:
+    """What the matcher is to say of each of N training faces."""
+
+    labels: Tensor
+    """(N, 5) float32 1, -1, or 0 where a face has no label."""
+    landmarks: Tensor
+    """(N, 10) float32 less the mean face, in standard deviations."""
+    embeddings: Tensor
+    """(N, 128) float32 of unit length: dlib's descriptors less `center`."""
+    center: Tensor
+    """(128,) float32: the mean descriptor."""
+
+
+def matcher_targets(faces: Chips, landmarks: NDArray[np.float32], out: Path) -> MatcherTargets:
+    """Return what the matcher learns.
+
+    Args:
+        landmarks: (N, 5, 2) in the unit square of the mean face.
+        out: folder where descriptors are kept, for they take minutes.
+    """
     shapes = torch.from_numpy(landmarks - align.MEAN_FACE_5.astype(np.float32)).flatten(1)
-    spread = shapes.std(0).clamp(min=1e-4)
-    embeddings = torch.from_numpy(_embeddings(faces.chips, run.out / "embeddings.npy"))
+    embeddings = torch.from_numpy(descriptors(faces.chips, out))
     center = embeddings.mean(0)
-    matcher = train_matcher(
-        body, faces, shapes / spread, functional.normalize(embeddings - center), run
+    columns = [CELEBA_ATTRIBUTES.index(name) for name in ATTRIBUTES]
+    return MatcherTargets(
+        torch.from_numpy(faces.labels[:, columns]).float(),
+        shapes / shapes.std(0).clamp(min=1e-4),
+        functional.normalize(embeddings - center),
+        center,
     )
-    chips = tensor_of(faces_of([Path(settings.pool)], cache, 0)[0] if settings.pool else faces)
-    some = torch.linspace(0, len(chips) - 1, min(settings.pool_size, len(chips))).round().long()
-    chips = torch.cat([chips[some], chips[some].flip(2)])
-    with torch.no_grad():
-        codes = in_blocks(body.encode, chips, settings.device)
-        basis = kept_directions(in_blocks(encoder.encode, tensor_of(faces), settings.device))
-        kept = in_blocks(encoder.encode, chips, settings.device) @ basis
-        packed = in_blocks(lambda x: pack(x, True), chips, settings.device).double()
-        logits, shape, _ = matcher.cpu().double()(packed)
-        described = features(packed, logits, shape)
-    likeness = torch.from_numpy(_embeddings(chips.numpy(), run.out / "pool.npy")) - center
-    tensors = {f"matcher.{key}": value for key, value in matcher.state_dict().items()}
+
+
+@torch.no_grad()
+def start_matcher(chips: Tensor) -> Matcher:
+    """Return a matcher whose first layer is whitened principal components, mixed by a rotation so
+    that units of both signs are there from the start.
+
+    Args:
+        chips: (N, S, S, 3) uint8.
+    """
+    some = chips[:: max(1, len(chips) // MATCHER_COMPONENT_FACES)]
+    packed = in_blocks(lambda x: pack(x, True), some, "cpu")
+    matcher = Matcher(packed.shape[1])
+    first = matcher.layers[0]
+    assert isinstance(first, nn.Linear)
+    mean, components = principal_components(packed, first.out_features)
+    spread = ((packed - mean) @ components).std(0).clamp(min=1e-3)
+    matcher.mean.copy_(mean)
+    rotation = torch.linalg.qr(torch.randn(len(spread), len(spread)))[0]
+    first.weight.copy_(rotation @ (components / spread).T)
+    return matcher
+
+
+@torch.no_grad()
+def pool_tensors(
+    autoencoder: FullyConnected,
+    encoder: FullyConnected,
+    matcher: Matcher,
+    center: Tensor,
+    faces: Tensor,
+    pool: Tensor,
+    device: str,
+    out: Path,
+) -> dict[str, Tensor]:
+    """Return the tensors of `strangers.Strangers`: the matcher and the pool.
+
+    Args:
+        autoencoder, encoder: E and K, the latter fine-tuned. center: of `MatcherTargets`.
+        faces: (N, S, S, 3) uint8, the training faces, whose codes give the kept directions.
+        pool: (P, S, S, 3) uint8, the strangers; each serves flipped, too.
+        out: folder where descriptors are kept.
+    """
+    pool = torch.cat([pool, pool.flip(2)])
+    codes = in_blocks(autoencoder.encode, pool, device)
+    basis = kept_directions(in_blocks(encoder.encode, faces, device))
+    kept = in_blocks(encoder.encode, pool, device) @ basis
+    packed = in_blocks(lambda x: pack(x, True), pool, device).double()
+    logits, landmarks, _ = matcher.cpu().double()(packed)
+    likeness = torch.from_numpy(descriptors(pool.numpy(), out)) - center
     return {
-        **tensors,
+        **{f"matcher.{key}": value for key, value in matcher.state_dict().items()},
         "pool.codes": codes,
         "pool.kept": kept,
         "pool.basis": basis,
-        "pool.features": described,
+        "pool.features": features(packed, logits, landmarks),
         "pool.embeddings": functional.normalize(likeness),
     }
 
 
 def kept_directions(codes: Tensor) -> Tensor:
-    """(D, KEPT) orthonormal: the directions of (N, D) codes of the tuned encoder that are kept."""
+    """Return (D, KEPT) orthonormal: the widest directions of the tuned encoder's (N, D) codes."""
     _, components = principal_components(codes, min(KEPT, codes.shape[1]))
     return components
 
 
-def train_matcher(
-    body: FullyConnected, faces: Chips, shapes: Tensor, embeddings: Tensor, run: Run
-) -> Matcher:
-    """Attributes by cross-entropy, landmarks and embedding by squared error.
+def evenly(chips: Tensor, count: int) -> Tensor:
+    """Return at most `count` of the chips, evenly spread."""
+    return chips[torch.linspace(0, len(chips) - 1, min(count, len(chips))).round().long()]
 
-    Args:
-        shapes: (N, 10) landmarks less the mean face, in standard deviations.
-        embeddings: (N, 128) unit length.
+
+def descriptors(chips: NDArray[np.uint8], out: Path) -> NDArray[np.float32]:
+    """Return dlib's (N, 128) descriptors of (N, 64, 64, 3) chips, kept in `out` by their content.
+
+    The landmarks are those of the mean face, to which chips are aligned.
     """
-    settings = run.settings
-    torch.manual_seed(settings.seed)
-    chips = tensor_of(faces)
-    packed = in_blocks(lambda x: pack(x, True), chips[:: max(1, len(chips) // 20_000)], "cpu")
-    matcher = Matcher(packed.shape[1])
-    first = matcher.layers[0]
-    assert isinstance(first, nn.Linear)
-    with torch.no_grad():
-        mean, components = principal_components(packed, first.out_features)
-        spread = ((packed - mean) @ components).std(0).clamp(min=1e-3)
-        matcher.mean.copy_(mean)
-        # Whitened components, mixed: units of both signs from the start.
-        mix = torch.linalg.qr(torch.randn(len(spread), len(spread)))[0]
-        first.weight.copy_(mix @ (components / spread).T)
-    matcher = matcher.to(settings.device)
-    labels = torch.from_numpy(
-        faces.labels[:, [CELEBA_ATTRIBUTES.index(name) for name in ATTRIBUTES]]
-    ).float()
-
-    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
-        values = pack(batch_of(chips, rows, settings.device), True)
-        logits, shape, embedding = matcher(values)
-        wanted = labels[rows].to(values.device)
-        parts = functional.binary_cross_entropy_with_logits(
-            logits, (wanted + 1) / 2, reduction="none"
-        )
-        attributes = (parts * (wanted != 0)).sum() / (wanted != 0).sum().clamp(min=1)
-        shaped = functional.mse_loss(shape, shapes[rows].to(values.device))
-        alike = functional.mse_loss(embedding, embeddings[rows].to(values.device) * 10)
-        return attributes + 0.3 * shaped + 0.5 * alike
-
-    fixed = run.fixed(("matcher_epochs", *SAMPLES))
-    fit(
-        "matcher",
-        matcher,
-        len(chips),
-        settings.matcher_epochs,
-        settings.rate * 4,
-        loss_of,
-        run,
-        fixed,
-    )
-    return matcher
-
-
-def _embeddings(chips: NDArray[np.uint8], path: Path) -> NDArray[np.float32]:
-    """dlib's descriptors of (N, 64, 64, 3) chips, kept beside the checkpoints."""
+    digest = hashlib.sha256(np.ascontiguousarray(chips).data).hexdigest()[:16]
+    path = out / f"descriptors-{digest}.npy"
     if path.is_file():
-        kept = np.load(path)
-        if len(kept) == len(chips):
-            return np.asarray(kept, np.float32)
+        return np.asarray(np.load(path), np.float32)
     log(f"descriptors of {len(chips)} faces")
     unit = align.chip_from_unit(np.eye(2, 3), SIDE, PADDING)
     points = align.apply_affine(unit, align.MEAN_FACE_5)
@@ -142,6 +149,9 @@ def _embeddings(chips: NDArray[np.uint8], path: Path) -> NDArray[np.float32]:
         recognizers.embed("dlib", [recognizers.cut("dlib", chip, points) for chip in block])
         for block in np.array_split(chips, max(1, len(chips) // BLOCK))
     ]
+    found = np.concatenate(parts)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.concatenate(parts))
-    return np.concatenate(parts)
+    partial = path.with_name("partial.npy")
+    np.save(partial, found)
+    partial.replace(path)
+    return found

@@ -1,7 +1,8 @@
-"""The networks of `dae`: fully connected and convolutional autoencoder, deblurrer, smoother.
+"""The networks of `dae`: two autoencoders, deblurrer, smoother and matcher.
 
 Source: Nousi et al., "Deep Autoencoders for Attribute Preserving Face De-identification",
-sec. 3.1 and 4.3. A chip is (N, 3, 64, 64) float RGB in [0, 1]; a code is (N, D) float.
+sec. 3.1 and 4.3; the matcher is ours. Chips are (N, 3, 64, 64) float RGB in [0, 1]; codes are
+(N, D) float.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ from deidcli.methods.blend import LUMA, SIDE
 
 CHROMA_SIDE = 16
 """Side of the two color planes of a fully connected network: eyes and cameras resolve color less
-than light, and 2 x 16 x 16 more inputs cost an eighth, not twice, of the gray network's."""
+than light, and 2 x 16 x 16 more inputs cost an eighth of the gray network's, not twice as much."""
 WIDTHS = (1024, 768, 512)
-"""Of the fully connected encoder after its input (table 1: the best baseline)."""
+"""Widths of the fully connected encoder after its input (table 1: the best baseline)."""
 CHANNELS = (16, 32, 64, 128, 256)
-"""Of the convolutional encoder; five poolings take 64 x 64 to 2 x 2 x 256 (sec. 4.3.2)."""
+"""Channels of the convolutional encoder; five poolings take 64 x 64 to 2 x 2 x 256 (sec. 4.3.2)."""
+ATTRIBUTES = ("Male", "Smiling", "Mouth_Slightly_Open", "Eyeglasses", "Young")
+"""What the matcher tells of a face, and a stranger shares as far as the pool has it; CelebA's
+names."""
+EMBEDDING = 128
+"""Numbers of dlib's descriptor, which the matcher learns."""
 
 
 def pack(chips: Tensor, color: bool) -> Tensor:
-    """(N, 3, 64, 64) RGB -> (N, 4096) luma, and with `color` 2 x 256 values of chroma behind it."""
+    """Return the (N, 4096) luma of (N, 3, 64, 64) RGB in [0, 1], followed by 2 x 256 values of
+    chroma with `color`."""
     red, green, blue = chips.unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     if not color:
@@ -36,7 +43,7 @@ def pack(chips: Tensor, color: bool) -> Tensor:
 
 
 def unpack(values: Tensor, color: bool) -> Tensor:
-    """The inverse of `pack`: (N, 3, 64, 64) RGB, not clamped; gray without color."""
+    """Return (N, 3, 64, 64) RGB of what `pack` gave, not clamped; gray without color."""
     luma = values[:, : SIDE * SIDE].view(-1, 1, SIDE, SIDE)
     if not color:
         return luma.expand(-1, 3, -1, -1)
@@ -49,11 +56,11 @@ def unpack(values: Tensor, color: bool) -> Tensor:
 
 
 class FullyConnected(nn.Module):
-    """Sec. 4.3.1: 4096-1024-768-512 and back, or another row of table 1.
+    """The fully connected autoencoder, 4096-1024-768-512 and back (sec. 4.3.1, table 1).
 
-    Input centered on the mean face, linear output. The activations are PReLU (a slope a unit,
-    learned, 1 at the start), so that the network can start as principal components and learn from
-    there; `start_from` does so.
+    The input is centered on the mean face and the output linear. The activations are PReLU (one
+    learned slope a unit, 1 at the start), so that the network can start as principal components
+    (`start_from`) and learn from there.
     """
 
     def __init__(self, widths: Sequence[int] = WIDTHS, color: bool = True) -> None:
@@ -69,24 +76,21 @@ class FullyConnected(nn.Module):
     mean: Tensor
 
     def encode(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) -> (N, D)."""
-        return self.encode_packed(pack(chips, self.color))
-
-    def encode_packed(self, values: Tensor) -> Tensor:
-        """What `pack` gives -> (N, D)."""
-        out: Tensor = self.encoder(values - self.mean)
+        """Return the (N, D) codes of (N, 3, 64, 64) chips."""
+        out: Tensor = self.encoder(pack(chips, self.color) - self.mean)
         return out
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(N, D) -> (N, 3, 64, 64), not clamped."""
+        """Return the (N, 3, 64, 64) faces of (N, D) codes, not clamped."""
         return unpack(self.decoder(codes) + self.mean, self.color)
 
     @torch.no_grad()
     def start_from(self, mean: Tensor, components: Tensor) -> None:
-        """Make the network the projection on principal components.
+        """Turn the network into the projection on principal components.
 
         Args:
-            mean: (P,) mean face. components: (P, C) orthonormal, C >= the widest layer.
+            mean: (P,) mean face, packed.
+            components: (P, C) orthonormal, C at least the width of the widest layer.
         """
         self.mean.copy_(mean)
         for index, layer in enumerate(_linears(self.encoder)):
@@ -94,15 +98,14 @@ class FullyConnected(nn.Module):
             matrix = components[:, :narrow].T if index == 0 else torch.eye(narrow, wide)
             layer.weight.copy_(matrix)
             layer.bias.zero_()
-        for mine, mirrored in zip(
-            _linears(self.decoder), _linears(self.encoder)[::-1], strict=True
-        ):
-            mine.weight.copy_(mirrored.weight.T)
-            mine.bias.zero_()
+        pairs = zip(_linears(self.decoder), _linears(self.encoder)[::-1], strict=True)
+        for layer, opposite in pairs:
+            layer.weight.copy_(opposite.weight.T)
+            layer.bias.zero_()
 
 
 def _stack(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with a PReLU between each two."""
+    """Return linear layers with a PReLU between each two."""
     layers: list[nn.Module] = []
     for wide, narrow in pairwise(sizes):
         layers += [nn.Linear(wide, narrow), nn.PReLU(narrow, init=1.0)]
@@ -114,10 +117,11 @@ def _linears(stack: nn.Sequential) -> list[nn.Linear]:
 
 
 class Convolutional(nn.Module):
-    """Sec. 4.3.2: 3 x 3 convolutions and 2 x 2 max-pooling down to 2 x 2 x 256, and back.
+    """The convolutional autoencoder: 3 x 3 convolutions and 2 x 2 max-pooling down to 2 x 2 x 256,
+    and back (sec. 4.3.2).
 
-    Departs from the paper: batch normalization and leaky ReLU; nearest upsampling before each
-    convolution of the decoder; input and output centered on the mean face.
+    Departures from the paper: batch normalization and leaky ReLU; nearest upsampling before each
+    convolution of the decoder; input and output are centered on the mean face.
     """
 
     def __init__(self, channels: Sequence[int] = CHANNELS, color: bool = True) -> None:
@@ -139,13 +143,13 @@ class Convolutional(nn.Module):
     mean: Tensor
 
     def encode(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) -> (N, D); D is channels x grid rows x grid columns."""
+        """Return the (N, D) codes of (N, 3, 64, 64) chips; D is channels x grid rows x columns."""
         planes = chips if self.color else _luma(chips)
         out: Tensor = self.encoder(planes - self.mean)
         return out.flatten(1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(N, D) -> (N, 3, 64, 64), not clamped."""
+        """Return the (N, 3, 64, 64) faces of (N, D) codes, not clamped."""
         planes: Tensor = self.decoder(codes.view(len(codes), -1, self.grid, self.grid))
         return (planes + self.mean).expand(-1, 3, -1, -1)
 
@@ -166,8 +170,19 @@ def _luma(chips: Tensor) -> Tensor:
 Autoencoder = FullyConnected | Convolutional
 
 
+def build_autoencoder(network: str, shape: Sequence[int], color: bool) -> Autoencoder:
+    """Return an untrained autoencoder.
+
+    Args:
+        network: `fc` or `conv`. shape: widths or channels of the encoder's layers.
+        color: RGB; false: gray, as in the paper.
+    """
+    return Convolutional(shape, color) if network == "conv" else FullyConnected(shape, color)
+
+
 class Deblurrer(nn.Module):
-    """Four convolutions, no downsampling: what a blur took away is added to its input.
+    """The deblurring network: four convolutions without downsampling predict what a blur took away
+    (sec. 4.3).
 
     Eight planes fill a vector register: twelve take three times as long on a CPU.
     """
@@ -183,13 +198,14 @@ class Deblurrer(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) -> the same, sharper; not clamped."""
+        """Return (N, 3, 64, 64) chips sharper, not clamped."""
         out: Tensor = chips + self.layers(chips)
         return out
 
 
 class Smoother(nn.Module):
-    """A shallow autoencoder: 8 planes of 32 x 32, two thirds of a chip's numbers."""
+    """The smoothing network: a shallow autoencoder whose code has 8 planes of 32 x 32, two thirds
+    of a chip's numbers (sec. 4.3)."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -197,13 +213,44 @@ class Smoother(nn.Module):
         self.decoder = nn.Sequential(nn.Conv2d(width, 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, chips: Tensor) -> Tensor:
-        """(N, 3, 64, 64) -> the same without what faces do not have; not clamped."""
+        """Return (N, 3, 64, 64) chips without what faces do not have, not clamped."""
         out: Tensor = self.decoder(self.encoder(chips - 0.5)) + 0.5
         return out
 
 
+class Matcher(nn.Module):
+    """The network that says what a stranger must share with a face: attributes, landmarks, and
+    whom the face is like (ours, not the paper's).
+
+    Used in double precision, so that a batch's size cannot tip the choice of a stranger.
+    """
+
+    def __init__(self, inputs: int, hidden: tuple[int, int] = (384, 256)) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, hidden[0]),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(hidden[0], hidden[1]),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(hidden[1], len(ATTRIBUTES) + 10 + EMBEDDING),
+        )
+
+    mean: Tensor
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the (N, 5) logits, (N, 10) landmarks and (N, 128) embedding of (N, P) packed
+        faces."""
+        out = self.layers(values - self.mean)
+        logits, landmarks, embedding = out.split([len(ATTRIBUTES), 10, EMBEDDING], 1)
+        return logits, landmarks, embedding
+
+
 def principal_components(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(P,) mean and (P, count) orthonormal components of (N, P) values, the widest spread first.
+    """Return the (P,) mean of (N, P) values and (P, count) orthonormal components, the widest
+    spread first.
 
     Where there are fewer samples than components, the rest are small random directions.
     """

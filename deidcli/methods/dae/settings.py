@@ -1,9 +1,9 @@
-"""The settings of `dae`, and what is known of it before a network is loaded."""
+"""The settings of `dae`, and what is known of the method before torch is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from deidcli.errors import UsageError
 from deidcli.methods import base
@@ -13,53 +13,58 @@ Target = Literal["strangers", "supervised", "clusters", "neighbors", "cells", "n
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of dae."""
+class DaeSettings:
+    """The settings of dae."""
 
     target: Target = "strangers"
-    """What the encoder was fine-tuned to produce: the mean of same-attribute neighbors, of which a
-    computer-made stranger takes over pose and light (strangers), that mean itself (supervised),
-    the center of the face's cluster (clusters), of the n nearest faces the one closest to the
-    mean (neighbors), each grid cell's n-th nearest (cells); none: the plain autoencoder. Of
-    these, only strangers was measured to protect."""
+    """What the encoder was fine-tuned to produce: the mean of same-attribute neighbors, from which
+    a computer-made stranger takes pose and light (strangers); that mean itself (supervised); the
+    center of the face's cluster (clusters); of the n nearest faces the one closest to the mean
+    (neighbors); each grid cell's n-th nearest (cells); or nothing: the plain autoencoder (none).
+    Only strangers was measured to protect."""
     deblur: bool = True
-    """Sharpen what the decoder gives."""
+    """Sharpen the decoder's output."""
     smooth: bool = True
-    """Take out what faces do not have."""
+    """Remove from the decoder's output what faces do not have."""
     blend: bool = True
     """Match the picture's tone at the chip's rim."""
     snap: bool = True
-    """Clusters: take the nearest center itself, not what the encoder made of the face, so that
-    whoever holds the weights learns no more of a face than which of K it is."""
+    """Clusters: publish the nearest center itself instead of what the encoder made of the face, so
+    that the published face says no more about the original than which of K clusters it is in."""
 
     def __post_init__(self) -> None:
-        if self.target not in Target.__args__:  # type: ignore[attr-defined]
+        if self.target not in get_args(Target):
             raise ValueError(f"no target is called {self.target}")
 
 
-class Facts(base.Facts):
+class DaeFacts(base.Facts):
     """The face of somebody who does not exist, of the same sex, expression and pose."""
 
-    settings: Settings
+    settings: DaeSettings
     whole_chips = True
     """Published crops are the chip as it is, without the mask's soft edge."""
 
     @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The names of the weight files that these settings load."""
+    def weights(cls, settings: DaeSettings) -> tuple[str, ...]:
+        """Return the names of the two weight files: the shared decoder's and the target's own.
+
+        Raises:
+            UsageError: there are no weights for this target.
+        """
         card = card_of(settings.target)
         return (f"dae-{card.input['network']}", card.name)
 
     @classmethod
-    def warning(cls, settings: Settings) -> str | None:
-        """All targets but strangers and snapped clusters leave the person to recognizers."""
+    def warning(cls, settings: DaeSettings) -> str | None:
+        """Return a warning for every target under which recognizers still find the person: all
+        except strangers and snapped clusters."""
         if settings.target == "strangers" or (settings.target == "clusters" and settings.snap):
             return None
         return f"dae with target={settings.target} does NOT protect: see docs/methods/dae.md"
 
 
 def card_of(target: str) -> Card:
-    """The card of the weights of a target.
+    """Return the card of the weights that were trained for a target.
 
     Raises:
         UsageError: there are none.

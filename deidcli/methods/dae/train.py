@@ -1,64 +1,93 @@
-"""Train `dae`: autoencoder, targets, encoder, deblurrer, smoother, strangers.
+"""Train `dae`: autoencoder, encoder, deblurrer and smoother, and for strangers matcher and pool.
 
-    deid train dae celeba/train --validation celeba/valid
+    deid train dae celeba/train --validation celeba/valid --set pool=portraits
     deid train dae celeba/train --set target=neighbors --set network=conv --set n=9
 
-Each part keeps a checkpoint in `out`, so the same command goes on after a kill and ends with the
-same weights; a part that is done is not done again, so a second target with the same `out` reuses
+Each part keeps a checkpoint in `out`, so the same command resumes after a kill and ends with the
+same weights. A part that is done is not done again, so a second target with the same `out` reuses
 the autoencoder and the filters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from deidcli.celeba import CELEBA_ATTRIBUTES, parse_attributes
-from deidcli.methods.blend import PADDING, SIDE
-from deidcli.methods.dae import targets as targets_of
-from deidcli.methods.dae.matching import train_strangers
+from deidcli.methods.blend import SIDE
+from deidcli.methods.dae import losses, matching, targets
+from deidcli.methods.dae.batches import (
+    batch_of,
+    faces_of,
+    flipped,
+    flipped_codes,
+    half,
+    in_blocks,
+    reconstruction_error,
+    shown,
+    tensor_of,
+)
+from deidcli.methods.dae.cards import Filters, write_weights
 from deidcli.methods.dae.networks import (
     Autoencoder,
     Convolutional,
     Deblurrer,
     FullyConnected,
+    Matcher,
     Smoother,
+    build_autoencoder,
     pack,
     principal_components,
 )
 from deidcli.methods.dae.recipe import (
-    BLOCK,
-    BODY,
-    GOAL,
-    SAMPLES,
-    Run,
-    Settings,
-    batch_of,
-    faces_of,
-    fit,
-    in_blocks,
-    mirrored,
-    tensor_of,
+    AUTOENCODER_FIXED,
+    ENCODER_FIXED,
+    FILTERS_FIXED,
+    MATCHER_FIXED,
+    POOL_WARNING,
+    TRAINING_POOL,
+    DaeRun,
+    Recipe,
 )
-from deidcli.training.cards import write_own_weights
-from deidcli.training.chips import Chips, load_landmarks, require_labels, with_own_faces
-from deidcli.training.loop import StoppedError, log
+from deidcli.training.chips import Chips, load_landmarks, with_own_faces
+from deidcli.training.loop import StoppedError, cosine, log, optimizer_step, take_steps
+
+WEIGHT_DECAY = 1e-3
+"""AdamW's, for every network."""
+WARMUP = 50
+"""Steps over which the learning rate rises, at most a tenth of all."""
+FLOOR = 0.02
+"""Share of the learning rate that is left at the end."""
+CLIP = 5.0
+"""Highest norm of a gradient."""
+FRESH_RATE = 5
+"""Times the learning rate for networks that start at random, not as principal components."""
+MATCHER_RATE = 4
+"""Times the learning rate for the matcher, whose first layer alone starts as components."""
+SMOOTHER_EPOCHS = 6
+"""Epochs of the smoother for each of the deblurrer: a tenth of the work, slow to converge."""
+COMPONENT_FACES = 24_000
+"""At most so many faces give the principal components: more do not move them."""
+SIGMA = (0.3, 1.0)
+"""Blur that the deblurrer learns to undo, px: what the decoder's output looks like."""
+
+Settings = Recipe
+"""The name under which the command line looks for it."""
+
+LossOf = Callable[[Tensor, torch.Generator], Tensor]
+"""(rows of a batch, generator) -> loss."""
 
 
 @with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
-    settings: Settings,
+    settings: Recipe,
     cache: Path | None = None,
     validation: Sequence[Path] = (),
     stop_after: int | None = None,
@@ -67,261 +96,240 @@ def train(
 
     Args:
         data, validation: as `deid anonymize` takes them; supervised targets need labels. The
-            validation set is only reconstructed, after every epoch.
+            validation set is only reconstructed, at every checkpoint of the autoencoder.
         cache: folder for the cut chips; default: `faces` in `out`, removed at the end.
         stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
         The files written; None when stopped early.
+
+    Raises:
+        UsageError: target=strangers without a pool.
+        DeidError: the data has no faces or not the labels that the target needs, or a checkpoint
+            in `out` was made with other settings.
     """
+    settings.require_pool()
     torch.set_num_threads(settings.threads)
     assert cache is not None, "with_own_faces names it"
-    run = Run(settings, out, stop_after)
+    run = DaeRun(settings, out, stop_after)
     try:
         return _train(data, validation, run, cache)
     except StoppedError:
         return None
 
 
-def _train(data: Sequence[Path], validation: Sequence[Path], run: Run, cache: Path) -> list[Path]:
+def _train(
+    data: Sequence[Path], validation: Sequence[Path], run: DaeRun, cache: Path
+) -> list[Path]:
+    """Train part after part; what can be refused is refused before the first step."""
     settings = run.settings
     faces, rows = faces_of(data, cache, settings.limit)
-    held_out = faces_of(validation, cache, 0)[0] if validation else None
+    chips = tensor_of(faces)
+    held_out = tensor_of(faces_of(validation, cache, 0)[0]) if validation else None
     log(f"{len(faces)} faces of {len(set(faces.persons))} people")
     if settings.target in ("supervised", "strangers") and settings.part != "autoencoder":
-        attribute_labels(faces, settings)  # known to be there before the first step
-    body = train_autoencoder(
-        tensor_of(faces), run, None if held_out is None else tensor_of(held_out)
-    )
+        targets.attribute_labels(faces, settings)
+    pool = _pool(chips, settings, cache) if settings.uses_pool() else None
+    autoencoder = train_autoencoder(chips, run, held_out)
     if settings.part == "autoencoder":
         return []
-    encoder = train_encoder(body, faces, run)
+    encoder = train_encoder(autoencoder, faces, run)
     if settings.part == "encoder":
         return []
-    filters = train_filters(tensor_of(faces), run)
+    filters = train_filters(chips, run)
     if settings.part == "filters":
         return []
-    extra: dict[str, Tensor] = {}
-    if settings.target == "strangers":
+    own: dict[str, Tensor] = {}
+    if pool is not None:
+        assert isinstance(autoencoder, FullyConnected) and isinstance(encoder, FullyConnected)
         landmarks = load_landmarks(data, cache)[rows]
-        extra = train_strangers(body, encoder, faces, landmarks, run, cache)
+        goal = matching.matcher_targets(faces, landmarks, run.out)
+        matcher = train_matcher(chips, goal, run)
+        networks = (autoencoder, encoder, matcher)
+        own = matching.pool_tensors(*networks, goal.center, chips, pool, settings.device, run.out)
     if settings.target == "clusters":
-        extra["centers"] = cluster_centers(body, tensor_of(faces), settings)
-    return _write(body, encoder, filters, extra, run, [str(path) for path in data])
+        codes = in_blocks(autoencoder.encode, chips, settings.device).numpy()
+        own["centers"] = torch.from_numpy(targets.cluster_centers(codes, settings))
+    return write_weights(autoencoder, encoder, filters, own, run, data)
 
 
-def build(settings: Settings) -> Autoencoder:
-    """The network that the settings describe."""
-    if settings.network == "conv":
-        network = Convolutional(
-            [int(part) for part in settings.channels.split(",")], settings.color
-        )
-        # 5.7 ms a face and training step in place of 9.8, on one core.
-        return network.to(memory_format=torch.channels_last)
-    return FullyConnected([int(part) for part in settings.widths.split(",")], settings.color)
+def _pool(chips: Tensor, settings: Recipe, cache: Path) -> Tensor:
+    """Return the (P, S, S, 3) uint8 chips of the strangers."""
+    if settings.pool == TRAINING_POOL:
+        log(f"WARNING: {POOL_WARNING}")
+    else:
+        chips = tensor_of(faces_of([Path(settings.pool)], cache, 0)[0])
+    return matching.evenly(chips, settings.pool_size)
 
 
-def train_autoencoder(chips: Tensor, run: Run, held_out: Tensor | None = None) -> Autoencoder:
-    """Minimize the mean squared reconstruction error (eq. 4 and 5)."""
+def descend(
+    name: str,
+    network: nn.Module,
+    count: int,
+    epochs: int,
+    rate: float,
+    loss_of: LossOf,
+    run: DaeRun,
+    fixed: Sequence[str],
+    after: Callable[[], str] = str,
+) -> None:
+    """Train a network in place by AdamW, from its checkpoint `out/name.pt` where there is one.
+
+    Args:
+        count: samples. rate: highest learning rate.
+        fixed: names of the settings that the checkpoint must share.
+        after: words for a checkpoint's log line; the network is in evaluation mode then.
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=WEIGHT_DECAY)
+    steps = epochs * max(1, count // run.settings.batch_size)
+    warmup = min(WARMUP, steps // 10)
+
+    def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
+        network.train()
+        loss = loss_of(rows, generator)
+        factor = cosine(step, steps, warmup, FLOOR)
+        return {"loss": optimizer_step(optimizer, loss, factor, CLIP)}
+
+    def evaluated(step: int) -> str:
+        network.eval()
+        return after()
+
+    parts: Mapping[str, Any] = {"model": network, "optimizer": optimizer}
+    batch_size = run.settings.batch_size
+    take_steps(name, parts, count, batch_size, steps, step_of, run, run.fixed(fixed), evaluated)
+    network.eval()
+
+
+def train_autoencoder(chips: Tensor, run: DaeRun, held_out: Tensor | None = None) -> Autoencoder:
+    """Return an autoencoder that was trained to reconstruct faces (eq. 4 and 5).
+
+    Args:
+        chips: (N, S, S, 3) uint8. held_out: the same of other people, only measured.
+    """
     settings = run.settings
     torch.manual_seed(settings.seed)
-    body = build(settings)
-    rate = settings.rate * 5
-    if isinstance(body, FullyConnected):
-        if not (run.out / "autoencoder.pt").is_file():  # a checkpoint holds what follows
-            some = chips[torch.linspace(0, len(chips) - 1, min(len(chips), 24_000)).long()]
-            packed = in_blocks(lambda x: pack(x, settings.color), some, settings.device)
-            widest = max(int(part) for part in settings.widths.split(","))
-            body.start_from(*principal_components(packed, min(widest, packed.shape[1])))
-        rate = settings.rate
-    else:
-        mean = torch.from_numpy(chips.numpy().mean(0)).permute(2, 0, 1)[None].float() / 255
-        body.mean.copy_(mean[0] if settings.color else pack(mean, False).view(1, SIDE, SIDE))
-    body = body.to(settings.device)
+    started = not (run.out / "autoencoder.pt").is_file()  # a checkpoint holds the start, too
+    autoencoder = _new_autoencoder(chips, settings, started).to(settings.device)
 
     def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
-        faces = mirrored(batch_of(chips, rows, settings.device), generator)
-        return functional.mse_loss(body.decode(body.encode(faces)), _shown(faces, settings.color))
+        faces = batch_of(chips, rows, settings.device)
+        faces = flipped(faces, half(len(faces), generator))
+        made = autoencoder.decode(autoencoder.encode(faces))
+        return losses.reconstruction_loss(made, shown(faces, settings.color))
 
     def after() -> str:
         if held_out is None:
             return ""
-        return f", validation {reconstruction_error(body, held_out, settings):.5f}"
+        return f", validation {reconstruction_error(autoencoder, held_out, settings):.5f}"
 
-    if isinstance(body, FullyConnected) and not (run.out / "autoencoder.pt").is_file():
+    if isinstance(autoencoder, FullyConnected) and started:
         log(f"principal components alone:{after()}")
+    rate = settings.rate * (1 if isinstance(autoencoder, FullyConnected) else FRESH_RATE)
     epochs = settings.autoencoder_epochs
-    fit("autoencoder", body, len(chips), epochs, rate, loss_of, run, run.fixed(BODY), after)
-    return body
+    fixed = AUTOENCODER_FIXED
+    descend("autoencoder", autoencoder, len(chips), epochs, rate, loss_of, run, fixed, after)
+    return autoencoder
 
 
-def _shown(faces: Tensor, color: bool) -> Tensor:
-    if color:
-        return faces
-    return pack(faces, False).view(-1, 1, SIDE, SIDE).expand(-1, 3, -1, -1)
-
-
-@torch.no_grad()
-def reconstruction_error(body: Autoencoder, chips: Tensor, settings: Settings) -> float:
-    """Mean squared error of (N, S, S, 3) uint8 chips, pixels in [0, 1]."""
-    total = 0.0
-    for rows in torch.split(torch.arange(len(chips)), BLOCK):
-        faces = batch_of(chips, rows, settings.device)
-        wrong = (body.decode(body.encode(faces)) - _shown(faces, settings.color)) ** 2
-        total += float(wrong.mean()) * len(rows)
-    return total / len(chips)
-
-
-def attribute_labels(faces: Chips, settings: Settings) -> list[NDArray[np.int8]]:
-    """For each attribute of the settings (N,) 1, -1, or 0 where a row has no label.
-
-    Raises:
-        DeidError: the data does not have both kinds of one of them.
-    """
-    names = parse_attributes(settings.attributes)
-    require_labels(faces, names)
-    return [faces.labels[:, CELEBA_ATTRIBUTES.index(name)] for name in names]
-
-
-def target_codes(
-    codes: NDArray[np.float32], faces: Chips, settings: Settings, cells: int
-) -> NDArray[np.float32]:
-    """The code that each face is to get; see dae_targets."""
-    if settings.target in ("supervised", "strangers"):
-        return targets_of.supervised(
-            codes,
-            attribute_labels(faces, settings),
-            faces.persons,
-            settings.k,
-            settings.alpha,
-            settings.beta,
-            settings.together,
-        )
-    if settings.target == "clusters":
-        return targets_of.clusters(codes, settings.clusters, settings.alpha, settings.seed)
-    if settings.target == "neighbors":
-        return targets_of.nearest_to_mean(codes, settings.n, settings.alpha, faces.persons)
-    if settings.target == "cells":
-        return targets_of.by_cell(codes, cells, settings.n, settings.alpha, faces.persons)
-    return codes
-
-
-def train_encoder(body: Autoencoder, faces: Chips, run: Run) -> Autoencoder:
-    """Fine-tune the encoder alone to produce the targets (eq. 6).
-
-    Each face is seen mirrored, too, with the code of its target's mirror image.
-    """
-    settings = run.settings
-    network = deepcopy(body)
-    if settings.target == "none":
-        return network
-    chips = tensor_of(faces)
-    codes = in_blocks(body.encode, chips, settings.device).numpy()
-    cells = body.grid**2 if isinstance(body, Convolutional) else 1
-    log(f"targets: {settings.target}")
-    goal = torch.from_numpy(target_codes(codes, faces, settings, cells))
-    goal_mirrored = _mirrored_codes(body, goal, settings.device)
-    scale = float(torch.from_numpy(codes).var(0).mean())
-    for value in network.decoder.parameters():
-        value.requires_grad_(False)
-
-    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
-        network.decoder.eval()
-        turned = torch.rand(len(rows), generator=generator) < 0.5
-        batch = batch_of(chips, rows, settings.device)
-        batch = torch.where(turned.to(batch.device)[:, None, None, None], batch.flip(3), batch)
-        wanted = torch.where(turned[:, None], goal_mirrored[rows], goal[rows])
-        found = network.encode(batch)
-        return functional.mse_loss(found, wanted.to(found.device)) / scale
-
-    fixed = run.fixed((*BODY, *GOAL))
-    rate = settings.rate * (5 if settings.network == "conv" else 1)
-    name = f"encoder-{settings.target}"
-    fit(name, network, len(chips), settings.encoder_epochs, rate, loss_of, run, fixed)
+def _new_autoencoder(chips: Tensor, settings: Recipe, started: bool) -> Autoencoder:
+    """Return the network that the settings describe; the fully connected one, if `started`, as
+    the principal components of the chips."""
+    shape = settings.widths if settings.network == "fc" else settings.channels
+    sizes = [int(part) for part in shape.split(",")]
+    network = build_autoencoder(settings.network, sizes, settings.color)
+    if isinstance(network, Convolutional):
+        mean = torch.from_numpy(chips.numpy().mean(0)).permute(2, 0, 1)[None].float() / 255
+        network.mean.copy_(mean[0] if settings.color else pack(mean, False).view(1, SIDE, SIDE))
+        # 5.7 ms a face and training step in place of 9.8, on one core.
+        return network.to(memory_format=torch.channels_last)
+    if started:
+        count = min(len(chips), COMPONENT_FACES)
+        some = chips[torch.linspace(0, len(chips) - 1, count).long()]
+        packed = in_blocks(lambda x: pack(x, settings.color), some, settings.device)
+        network.start_from(*principal_components(packed, min(max(sizes), packed.shape[1])))
     return network
 
 
-def cluster_centers(body: Autoencoder, chips: Tensor, settings: Settings) -> Tensor:
-    """(K, D) float32: the distinct targets of `clusters`, whatever its alpha."""
-    codes = in_blocks(body.encode, chips, settings.device).numpy()
-    goal = targets_of.clusters(codes, settings.clusters, 1.0, settings.seed)
-    return torch.from_numpy(np.unique(goal, axis=0))
+def train_encoder(autoencoder: Autoencoder, faces: Chips, run: DaeRun) -> Autoencoder:
+    """Return a copy of the autoencoder whose encoder alone was fine-tuned to produce the target
+    codes (eq. 6).
+
+    Each face is seen flipped, too, with the code of its target's flipped face.
+    """
+    settings = run.settings
+    network = deepcopy(autoencoder)
+    if settings.target == "none":
+        return network
+    chips = tensor_of(faces)
+    codes = in_blocks(autoencoder.encode, chips, settings.device)
+    cells = autoencoder.grid**2 if isinstance(autoencoder, Convolutional) else 1
+    log(f"targets: {settings.target}")
+    goal = torch.from_numpy(targets.target_codes(codes.numpy(), faces, settings, cells))
+    flipped_goal = flipped_codes(autoencoder, goal, settings.device)
+    variance = float(codes.var(0).mean())
+    network.decoder.requires_grad_(False)
+
+    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
+        network.decoder.eval()
+        where = half(len(rows), generator)
+        found = network.encode(flipped(batch_of(chips, rows, settings.device), where))
+        wanted = torch.where(where[:, None], flipped_goal[rows], goal[rows])
+        return losses.target_loss(found, wanted.to(found.device), variance)
+
+    rate = settings.rate * (FRESH_RATE if settings.network == "conv" else 1)
+    name, epochs = f"encoder-{settings.target}", settings.encoder_epochs
+    descend(name, network, len(chips), epochs, rate, loss_of, run, ENCODER_FIXED)
+    return network
 
 
-@torch.no_grad()
-def _mirrored_codes(body: Autoencoder, codes: Tensor, device: str) -> Tensor:
-    parts = torch.split(codes, BLOCK)
-    return torch.cat([body.encode(body.decode(c.to(device)).flip(3)).cpu() for c in parts])
+def train_filters(chips: Tensor, run: DaeRun) -> Filters:
+    """Return the deblurrer, trained on pairs of blurred and sharp faces, and the smoother, trained
+    as an autoencoder (sec. 4.3).
 
-
-@dataclass
-class Filters:
-    """The two networks after the decoder."""
-
-    deblurrer: Deblurrer
-    smoother: Smoother
-
-
-def train_filters(chips: Tensor, run: Run) -> Filters:
-    """The deblurrer on pairs of blurred and sharp faces, the smoother as an autoencoder (4.3)."""
+    Args:
+        chips: (N, S, S, 3) uint8.
+    """
     settings = run.settings
     torch.manual_seed(settings.seed)
     filters = Filters(Deblurrer().to(settings.device), Smoother().to(settings.device))
 
+    def faces_of_rows(rows: Tensor, generator: torch.Generator) -> Tensor:
+        return flipped(batch_of(chips, rows, settings.device), half(len(rows), generator))
+
     def deblur(rows: Tensor, generator: torch.Generator) -> Tensor:
-        faces = mirrored(batch_of(chips, rows, settings.device), generator)
-        sigma = 0.3 + 0.7 * float(torch.rand(1, generator=generator))
+        faces = faces_of_rows(rows, generator)
+        low, high = SIGMA
+        sigma = low + (high - low) * float(torch.rand(1, generator=generator))
         blurred = gaussian_blur(faces, [5, 5], [sigma, sigma])
-        return functional.l1_loss(filters.deblurrer(blurred), faces)
+        return losses.deblurring_loss(filters.deblurrer(blurred), faces)
 
     def smooth(rows: Tensor, generator: torch.Generator) -> Tensor:
-        faces = mirrored(batch_of(chips, rows, settings.device), generator)
-        return functional.mse_loss(filters.smoother(faces), faces)
+        faces = faces_of_rows(rows, generator)
+        return losses.smoothing_loss(filters.smoother(faces), faces)
 
-    fixed = run.fixed(("filter_epochs", *SAMPLES))
-    for name, model, epochs, loss_of in (
-        ("deblurrer", filters.deblurrer, settings.filter_epochs, deblur),
-        # A tenth of the deblurrer's work, and slow to converge.
-        ("smoother", filters.smoother, 6 * settings.filter_epochs, smooth),
-    ):
-        fit(name, model, len(chips), epochs, settings.rate * 5, loss_of, run, fixed)
+    rate, epochs, count = settings.rate * FRESH_RATE, settings.filter_epochs, len(chips)
+    descend("deblurrer", filters.deblurrer, count, epochs, rate, deblur, run, FILTERS_FIXED)
+    epochs *= SMOOTHER_EPOCHS
+    descend("smoother", filters.smoother, count, epochs, rate, smooth, run, FILTERS_FIXED)
     return filters
 
 
-def _write(
-    body: Autoencoder,
-    encoder: Autoencoder,
-    filters: Filters,
-    extra: dict[str, Tensor],
-    run: Run,
-    data: list[str],
-) -> list[Path]:
-    """`dae-NETWORK` (decoder, deblurrer, smoother) and `dae-TARGET` (encoder), with cards."""
+def train_matcher(chips: Tensor, goal: matching.MatcherTargets, run: DaeRun) -> Matcher:
+    """Return the network that says which strangers fit a face.
+
+    Args:
+        chips: (N, S, S, 3) uint8. goal: what it is to say of them.
+    """
     settings = run.settings
-    shape = settings.widths if settings.network == "fc" else settings.channels
-    network = {"network": settings.network, "shape": shape, "color": settings.color}
-    common = {
-        "kind": "dae",
-        "trained_on": ", ".join(Path(path).name for path in data),
-        "license": "Apache-2.0",
-        "input": {"side": SIDE, "padding": PADDING, "range": "[0, 1]", **network},
-    }
-    parts = {"decoder": body.decoder, "deblurrer": filters.deblurrer, "smoother": filters.smoother}
-    shared = {
-        f"{part}.{key}": value
-        for part, module in parts.items()
-        for key, value in module.state_dict().items()
-    }
-    shared["mean"] = body.mean
-    own = {f"encoder.{key}": value for key, value in encoder.encoder.state_dict().items()} | extra
-    command = "deid train dae DATA " + " ".join(
-        f"--set {key}={value}"
-        for key, value in asdict(settings).items()
-        if value != getattr(Settings, key) and key not in ("threads", "device", "pool", "part")
-    )
-    card = {**common, "command": command.strip(), "notes": ""}
-    names = (f"dae-{settings.network}", f"dae-{settings.target}")
-    return [
-        write_own_weights(run.out, name, tensors, card)
-        for name, tensors in zip(names, (shared, own), strict=True)
-    ]
+    torch.manual_seed(settings.seed)
+    matcher = matching.start_matcher(chips).to(settings.device)
+
+    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
+        values = pack(batch_of(chips, rows, settings.device), True)
+        wanted = (goal.labels[rows], goal.landmarks[rows], goal.embeddings[rows])
+        labels, landmarks, embeddings = (value.to(values.device) for value in wanted)
+        return losses.matcher_loss(matcher(values), labels, landmarks, embeddings).total()
+
+    rate, epochs = settings.rate * MATCHER_RATE, settings.matcher_epochs
+    descend("matcher", matcher, len(chips), epochs, rate, loss_of, run, MATCHER_FIXED)
+    return matcher

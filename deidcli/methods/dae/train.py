@@ -76,9 +76,6 @@ COMPONENT_FACES = 24_000
 SIGMA = (0.3, 1.0)
 """Blur that the deblurrer learns to undo, px: what the decoder's output looks like."""
 
-Settings = Recipe
-"""The name under which the command line looks for it."""
-
 LossOf = Callable[[Tensor, torch.Generator], Tensor]
 """(rows of a batch, generator) -> loss."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import UsageError
 from deidcli.faces import align, attributes, recognizers
 from deidcli.methods import load_method
@@ -152,7 +153,7 @@ def attributes_of(chips: Tensor) -> np.ndarray:
     """(N, 5) bool: what the attribute classifier says of chips, for the matcher's attributes."""
     classifier = attributes.load("cpu")
     cut = np.stack([attributes.cut(classifier, chip, POINTS) for chip in pixels(chips)])
-    columns = [list(attributes.NAMES).index(name) for name in ATTRIBUTES]
+    columns = [CELEBA_ATTRIBUTES.index(name) for name in ATTRIBUTES]
     said = np.asarray(attributes.predict(classifier, cut))[:, columns] >= 0.5
     return np.asarray(said)
 

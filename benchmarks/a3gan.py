@@ -36,11 +36,11 @@ from deidcli.evaluate.features import (
 from deidcli.faces import attributes, recognizers
 from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.methods import load_method
-from deidcli.methods.a3gan.method import mask_of
-from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES, CHANGE
+from deidcli.methods.a3gan.latents import attribute_mask
+from deidcli.methods.a3gan.settings import ATTRIBUTES, PRESETS, READ_ATTRIBUTES
 from deidcli.methods.base import Context
 
-COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in (*ATTRIBUTES, *ALSO)]
+COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in READ_ATTRIBUTES]
 
 
 def seeds_of(count: int, run: int) -> NDArray[np.uint64]:
@@ -160,13 +160,13 @@ def privacy(name: str, original: Seen, made: Seen, again: Seen | None) -> dict[s
 def attributes_kept(original: Seen, made: Seen, change: str) -> dict[str, Any]:
     """Percent of faces whose predicted value stays (kept) and turns (allowed), by attribute."""
     same = (original.attributes() > 0.5) == (made.attributes() > 0.5)
-    free = mask_of(change).numpy() > 0
+    free = attribute_mask(change).numpy() > 0
     ten = same[:, : len(ATTRIBUTES)]
     return {
         "kept": percent(ten[:, ~free]) if (~free).any() else None,
         "changed": percent(~ten[:, free]) if free.any() else None,
         "same": {
-            name: percent(column) for name, column in zip((*ATTRIBUTES, *ALSO), same.T, strict=True)
+            name: percent(column) for name, column in zip(READ_ATTRIBUTES, same.T, strict=True)
         },
     }
 
@@ -261,7 +261,7 @@ def sheet(args: argparse.Namespace) -> None:
     given = dict(pair.split("=", 1) for pair in args.set or [])
     side = 128
     rows = [faces.frames]
-    rows += [published(faces, "a3gan", {**given, "change": change}) for change in CHANGE]
+    rows += [published(faces, "a3gan", {**given, "change": change}) for change in PRESETS]
     lines = [
         np.concatenate(
             [
@@ -285,7 +285,7 @@ def main() -> None:
         command.set_defaults(run=function)
         command.add_argument("data", type=Path, nargs="*")
         command.add_argument("--faces", type=int, default=8 if function is sheet else 400)
-        command.add_argument("--changes", default=",".join(CHANGE))
+        command.add_argument("--changes", default=",".join(PRESETS))
         command.add_argument("--threads", type=int, default=2)
         command.add_argument("--parts", default=",".join(PARTS))
         command.add_argument("--recognizer", action="append")

@@ -30,7 +30,7 @@ METHODS: dict[str, str] = {
 FACTS: dict[str, str] = {
     "dae": "deidcli.methods.dae.settings:DaeFacts",
     "eae": "deidcli.methods.eae.settings:Facts",
-    "a3gan": "deidcli.methods.a3gan.settings:Facts",
+    "a3gan": "deidcli.methods.a3gan.settings:A3ganFacts",
     "sdn": "deidcli.methods.sdn.settings:SdnFacts",
 }
 """Where a method's file imports torch: the base of its class that holds its settings and all that

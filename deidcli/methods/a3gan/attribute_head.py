@@ -1,81 +1,114 @@
-"""Train the reader of `a3gan`: the attribute head of the discriminator (eq. 9), and more."""
+"""Train the attribute head of `a3gan`: that of the discriminator (eq. 9), with outputs of ours.
+
+It is trained alone at first. Frozen, it describes the faces among which a latent is chosen.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.methods.a3gan import losses
+from deidcli.methods.a3gan.data import Faces, dlib_embeddings, in_blocks, to_batch
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
-from deidcli.methods.a3gan.recipe import (
-    NAMES,
-    READER,
-    Faces,
-    Run,
-    batch_of,
-    descend,
-    embeddings_of,
-    in_blocks,
-    warm,
-)
-from deidcli.methods.a3gan.settings import ALSO
-from deidcli.training.loop import take_steps
+from deidcli.methods.a3gan.recipe import ATTRIBUTE_HEAD, HEAD_FLOOR, Run, learning_rate_factor
+from deidcli.methods.a3gan.settings import EXTRA_ATTRIBUTES, READ_ATTRIBUTES
+from deidcli.training.loop import optimizer_step, take_steps
+
+WEIGHT_DECAY = 0.02
+EMBEDDING_SCALE = 10.0
+"""Length of the embeddings that are learned; at 1 their error would be small beside the others."""
 
 
-def train_reader(
-    faces: Faces, held_out: Faces | None, run: Run
-) -> tuple[Discriminator, Tensor, Tensor]:
-    """Eq. 9 alone, and what else a latent is chosen by.
+@dataclass
+class AttributeHead:
+    """What training the attribute head gives."""
 
-    Returns:
-        The discriminator, frozen; the landmarks' standard deviations (10,); the mean
-        embedding (128,).
+    network: Discriminator
+    """Frozen, in evaluation mode."""
+    landmark_std: Tensor
+    """(10,) standard deviation of each landmark coordinate, unit square."""
+    mean_embedding: Tensor
+    """(128,) mean of dlib's descriptors."""
+
+
+def train_attribute_head(faces: Faces, held_out: Faces | None, run: Run) -> AttributeHead:
+    """Train the discriminator's attribute head by eq. 9, on landmarks and on embeddings.
+
+    Args:
+        held_out: faces whose accuracy is logged at each checkpoint.
     """
-    settings = run.settings
-    torch.manual_seed(settings.seed)
-    reader = Discriminator(SIZES[settings.size]).to(settings.device)
-    reader.to(memory_format=torch.channels_last)
-    spread = faces.shape.std(0).clamp(min=1e-4)
-    embeddings = embeddings_of(faces.chips, run.out / "embeddings.npy")
-    center = embeddings.mean(0)
-    directions = functional.normalize(embeddings - center) * 10
-    optimizer = torch.optim.AdamW(reader.parameters(), settings.rate, weight_decay=0.02)
-    batch = min(settings.reader_batch, len(faces))
-    steps = settings.reader_epochs * (len(faces) // batch)
+    recipe = run.settings
+    torch.manual_seed(recipe.seed)
+    network = Discriminator(SIZES[recipe.size]).to(recipe.device)
+    network.to(memory_format=torch.channels_last)
+    landmark_std = faces.shape.std(0).clamp(min=1e-4)
+    embeddings = dlib_embeddings(faces.chips, run.out / "embeddings.npy")
+    mean_embedding = embeddings.mean(0)
+    directions = functional.normalize(embeddings - mean_embedding) * EMBEDDING_SCALE
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.rate, weight_decay=WEIGHT_DECAY)
+    batch_size = min(recipe.attribute_batch, len(faces))
+    steps = recipe.attribute_epochs * (len(faces) // batch_size)
 
     def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
-        reader.train()
-        turned = torch.rand(len(rows), generator=generator) < 0.5
-        chips = shaken(batch_of(faces.chips, rows, settings.device), turned, generator)
-        ten, described = reader.read(chips)
-        also, shape, embedding = torch.split(described, [len(ALSO), 10, 128], 1)
-        labels = faces.labels[rows].to(ten.device)
-        read = losses.attribute_loss(torch.cat([ten, also], 1), labels)
-        placed = turned_shape(faces.shape[rows], turned) / spread
-        shaped = functional.mse_loss(shape, placed.to(ten.device))
-        alike = functional.mse_loss(embedding, directions[rows].to(ten.device))
-        loss = read + shaped + alike
-        descend(optimizer, loss, settings.rate * warm(step, steps))
-        said = {"attributes": read, "landmarks": shaped, "embedding": alike}
-        return {key: float(value.detach()) for key, value in said.items()}
+        network.train()
+        flipped = torch.rand(len(rows), generator=generator) < 0.5
+        chips = augmented(to_batch(faces.chips, rows, recipe.device), flipped, generator)
+        shape = flipped_landmarks(faces.shape[rows], flipped) / landmark_std
+        terms = head_losses(network, chips, faces.labels[rows], shape, directions[rows])
+        optimizer_step(
+            optimizer,
+            terms["attributes"] + terms["landmarks"] + terms["embedding"],
+            learning_rate_factor(step, steps, HEAD_FLOOR),
+        )
+        return {key: float(value.detach()) for key, value in terms.items()}
 
     def after(step: int) -> str:
-        if held_out is None:
-            return ""
-        reader.eval()
-        said = in_blocks(lambda x: torch.cat(reader.read(x), 1), held_out.chips, settings.device)
-        right = ((said[:, : len(NAMES)] > 0).float() == held_out.labels).float().mean(0)
-        return "; right: " + ", ".join(f"{n} {v:.2f}" for n, v in zip(NAMES, right, strict=True))
+        return "" if held_out is None else _accuracy(network.eval(), held_out, recipe.device)
 
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"model": reader, "optimizer": optimizer}
-    take_steps("reader", parts, len(faces), batch, steps, step_of, run, run.fixed(READER), after)
-    return reader.eval().requires_grad_(False), spread, center
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"model": network, "optimizer": optimizer}
+    fixed = run.fixed(ATTRIBUTE_HEAD)
+    take_steps("attribute_head", parts, len(faces), batch_size, steps, step_of, run, fixed, after)
+    return AttributeHead(network.eval().requires_grad_(False), landmark_std, mean_embedding)
 
 
-def shaken(chips: Tensor, turned: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrored where `turned` says so; brightness, contrast and sharpness varied a little."""
-    chips = torch.where(turned.to(chips.device)[:, None, None, None], chips.flip(3), chips)
+def head_losses(
+    network: Discriminator, chips: Tensor, labels: Tensor, shape: Tensor, directions: Tensor
+) -> dict[str, Tensor]:
+    """Return the three terms that the attribute head learns from, each a scalar.
+
+    Args:
+        chips: (B, 3, S, S) in [0, 1]. labels: (B, 12), negative where there is none.
+        shape: (B, 10) landmarks less the mean face's, in standard deviations.
+        directions: (B, 128) embeddings less the mean, of length EMBEDDING_SCALE.
+    """
+    ten, more = network.attribute_head(chips)
+    extra, landmarks, embedding = torch.split(more, [len(EXTRA_ATTRIBUTES), 10, 128], 1)
+    attributes = torch.cat([ten, extra], 1)
+    return {
+        "attributes": losses.attribute_loss(attributes, labels.to(ten.device)),
+        "landmarks": functional.mse_loss(landmarks, shape.to(ten.device)),
+        "embedding": functional.mse_loss(embedding, directions.to(ten.device)),
+    }
+
+
+def _accuracy(network: Discriminator, faces: Faces, device: str) -> str:
+    """Return words for the log: the share of faces on which each attribute is right."""
+    outputs = in_blocks(lambda x: torch.cat(network.attribute_head(x), 1), faces.chips, device)
+    right = ((outputs[:, : len(READ_ATTRIBUTES)] > 0).float() == faces.labels).float().mean(0)
+    shares = zip(READ_ATTRIBUTES, right, strict=True)
+    return "; right: " + ", ".join(f"{name} {share:.2f}" for name, share in shares)
+
+
+def augmented(chips: Tensor, flipped: Tensor, generator: torch.Generator) -> Tensor:
+    """Return chips (B, 3, S, S) flipped where `flipped` (B,) says so, and varied a little.
+
+    Brightness, contrast and sharpness vary, which the position of landmarks does not depend on.
+    """
+    chips = torch.where(flipped.to(chips.device)[:, None, None, None], chips.flip(3), chips)
     gain, shift, soft = (torch.rand(len(chips), 1, 1, 1, generator=generator) for _ in range(3))
     small = functional.interpolate(functional.avg_pool2d(chips, 2), scale_factor=2.0)
     chips = torch.lerp(chips, small, (soft.to(chips.device) - 0.5).clamp(min=0) * 2)
@@ -83,11 +116,11 @@ def shaken(chips: Tensor, turned: Tensor, generator: torch.Generator) -> Tensor:
     return (chips * gain + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-_MIRRORED = torch.tensor([4, 5, 6, 7, 0, 1, 2, 3, 8, 9])
-"""The eyes change places."""
+_FLIPPED_ORDER = torch.tensor([4, 5, 6, 7, 0, 1, 2, 3, 8, 9])
+"""The coordinates of the two eyes change places."""
 
 
-def turned_shape(shape: Tensor, turned: Tensor) -> Tensor:
-    """(N, 10) landmarks less the mean face, those of the mirror image where `turned`."""
+def flipped_landmarks(shape: Tensor, flipped: Tensor) -> Tensor:
+    """Return landmarks less the mean face's (N, 10), those of the mirror image where `flipped`."""
     signs = torch.tensor([-1.0, 1.0] * 5)
-    return torch.where(turned[:, None], shape[:, _MIRRORED] * signs, shape)
+    return torch.where(flipped[:, None], shape[:, _FLIPPED_ORDER] * signs, shape)

@@ -1,6 +1,7 @@
-"""The canvas of `a3gan`: what the numbers of a latent mean, and the face that they draw. Ours.
+"""The canvas of `a3gan`: the face that a latent stands for, drawn without a network. Ours.
 
-A chip is (N, 3, 128, 128) float RGB in [0, 1]; a latent is (N, 512).
+Throughout, a chip is (N, 3, S, S) float32 RGB in [0, 1] with S = 128 px, and a latent is (N, 512)
+float32.
 """
 
 from __future__ import annotations
@@ -15,30 +16,39 @@ from deidcli.methods.blend import CELL, LUMA, SIDE
 LATENT = 512
 """Numbers of f_z (table 4)."""
 WARP = 4
-"""Points a side of the grid by which a latent moves its face's features."""
-COMPONENTS = LATENT - len(CELEBA_ATTRIBUTES) - 2 * WARP**2
-"""Of these, those that stand for a face. Forty weigh attributes' prototypes and the rest move its
-features, see `Canvas`."""
-CHROMA = 4
-"""The canvas' color planes have a side so many times smaller."""
+"""Points on a side of the grid by which a latent moves its face's features."""
+WARP_NUMBERS = 2 * WARP**2
+"""The last numbers of a latent: the moves of the grid's points, across and down."""
+COMPONENTS = LATENT - len(CELEBA_ATTRIBUTES) - WARP_NUMBERS
+"""The first numbers of a latent: weights of principal components. Between these and the warp stand
+the weights of the 40 attributes' prototypes, see `Canvas`."""
+CHROMA_SCALE = 4
+"""The canvas' two color planes have a side this many times smaller than its luma."""
+SHARPEN = 0.9
+"""Share of what a blur takes away that is added: principal components lack the finest detail."""
+WARP_STD = 0.015
+"""Standard deviation of a grid point's move, in half sides of the chip."""
+LIGHT_SHARE = 0.6
+"""How far the face's light goes towards the picture's: 0 not at all, 1 all the way."""
 
 
 class Canvas(nn.Module):
-    """Ours, `compact` only: the face that a latent stands for, drawn by one linear layer.
+    """Draw the face that a latent stands for with one linear layer. Ours; `compact` only.
 
-    The first 440 numbers of a latent are the whitened principal components of computer-made faces.
-    Forty weigh prototypes, what each of CelebA's attributes adds to a face on average (Rowland
-    and Perrett 1995, "Manipulating facial appearance through shape and color"). The rest move its
-    features a little, see `warped`. Of the faces whose components the weights hold, they hold the
-    portraits, too (a3gan_album), which `around` takes in place of their components. The decoder
-    paints over the canvas; starting from a face, not from noise, is what makes training on a CPU
-    possible.
+    The first 440 numbers of a latent weigh whitened principal components of computer-made faces,
+    the next 40 weigh prototypes: what each of CelebA's attributes adds to a face on average
+    (Rowland and Perrett 1995, "Manipulating facial appearance through shape and color"). The last
+    32 move the features a little, see `warped`. Where the weights hold the portrait that a latent
+    is near to (portraits.py), `from_portraits` draws that one in place of its components, sharply.
+
+    The decoder adds to the canvas. To start from a face and not from noise is what makes training
+    on a CPU possible; it is also why the shipped generator has learned to add next to nothing.
     """
 
     def __init__(self, side: int) -> None:
         super().__init__()
         self.side = side
-        values = side * side + 2 * (side // CHROMA) ** 2
+        values = side * side + 2 * (side // CHROMA_SCALE) ** 2
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("components", torch.zeros(LATENT, values))
 
@@ -46,23 +56,27 @@ class Canvas(nn.Module):
     components: Tensor
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(N, 512) -> the face (N, 3, side, side), not clamped."""
+        """Draw latents (N, 512) as faces (N, 3, side, side), not clamped to [0, 1]."""
         face = unpack(self.mean + latent @ self.components, self.side)
         return warped(sharpened(face), latent)
 
-    def around(self, portraits: Tensor, latent: Tensor, codes: Tensor) -> Tensor:
-        """The same, sharp, for latents (N, 512) near the codes (N, 512) of portraits
-        (N, 3, side, side): those with what is beyond their codes added."""
+    def from_portraits(self, portraits: Tensor, latent: Tensor, codes: Tensor) -> Tensor:
+        """Draw latents that are near the codes of portraits, as sharply as the portraits are.
+
+        Args:
+            portraits: (N, 3, side, side) in [0, 1].
+            latent: (N, 512). codes: (N, 512), the portraits' own latents; what `latent` has beyond
+                them is added.
+
+        Returns:
+            (N, 3, side, side) in [0, 1].
+        """
         added = unpack((latent - codes) @ self.components, self.side)
         return warped((portraits + added).clamp(0, 1), latent)
 
 
-SHARPEN = 0.9
-"""Share of what a blur takes away that is added: components leave the finest detail out."""
-
-
 def sharpened(faces: Tensor) -> Tensor:
-    """Unsharp masking of (N, 3, S, S): what a blur of about 1.3 px takes away is added."""
+    """Return (N, 3, S, S) after unsharp masking: what a blur of about 1.3 px removes is added."""
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=faces.dtype, device=faces.device) / 16
     rows = kernel.view(1, 1, 5, 1).expand(3, 1, 5, 1)
     columns = kernel.view(1, 1, 1, 5).expand(3, 1, 1, 5)
@@ -71,16 +85,12 @@ def sharpened(faces: Tensor) -> Tensor:
     return faces + SHARPEN * (faces - blurred)
 
 
-AMPLITUDE = 0.015
-"""Standard deviation of a grid point's move, in half sides of the chip."""
-
-
 def warped(pictures: Tensor, latent: Tensor) -> Tensor:
-    """(N, C, S, S), moved smoothly as the last numbers of (N, 512) latents say.
+    """Return (N, C, S, S) moved smoothly as the last 32 numbers of the latents (N, 512) say.
 
     A face's proportions are most of what tells two people apart.
     """
-    moves = AMPLITUDE * latent[:, LATENT - 2 * WARP**2 :].view(-1, 2, WARP, WARP)
+    moves = WARP_STD * latent[:, LATENT - WARP_NUMBERS :].view(-1, 2, WARP, WARP)
     size = pictures.shape[2:]
     field = functional.interpolate(moves, size, mode="bicubic", align_corners=True)
     still = torch.eye(2, 3, dtype=latent.dtype, device=latent.device).expand(len(latent), 2, 3)
@@ -90,58 +100,62 @@ def warped(pictures: Tensor, latent: Tensor) -> Tensor:
 
 
 def pack(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) RGB -> (N, S^2 + 2 (S/4)^2): luma, then two small planes of chroma."""
+    """Return chips (N, 3, S, S) as rows (N, S^2 + 2 (S/4)^2): luma, then two small chroma planes.
+
+    Luma and chroma are those of ITU-R BT.601.
+    """
     red, green, blue = chips.unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     chroma = torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], 1)
-    return torch.cat([luma.flatten(1), functional.avg_pool2d(chroma, CHROMA).flatten(1)], 1)
+    return torch.cat([luma.flatten(1), functional.avg_pool2d(chroma, CHROMA_SCALE).flatten(1)], 1)
 
 
 def unpack(values: Tensor, side: int) -> Tensor:
-    """The inverse of `pack`: (N, 3, S, S), not clamped."""
+    """Return the chips (N, 3, side, side) of rows made by `pack`, not clamped to [0, 1]."""
     luma = values[:, : side * side].view(-1, 1, side, side)
-    planes = side * side, 2 * (side // CHROMA) ** 2
-    small = values[:, planes[0] : sum(planes)].view(-1, 2, side // CHROMA, side // CHROMA)
+    planes = side * side, 2 * (side // CHROMA_SCALE) ** 2
+    small = values[:, planes[0] : sum(planes)].view(
+        -1, 2, side // CHROMA_SCALE, side // CHROMA_SCALE
+    )
     chroma = functional.interpolate(small, (side, side), mode="bilinear", align_corners=False)
     blue = luma + 1.772 * chroma[:, :1]
     red = luma + 1.402 * chroma[:, 1:]
     return torch.cat([red, (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1], blue], 1)
 
 
-def laid(chips: Tensor, faces: Tensor, spread: Tensor) -> Tensor:
-    """Computer-made faces in the light of a picture, with its colors at the chip's rim.
+def match_light(chips: Tensor, faces: Tensor, spread: Tensor) -> Tensor:
+    """Return computer-made faces in a picture's light, with its colors at the chip's rim.
 
-    Of the picture enter the face's mean color and means of the chip's outermost cells, which stay
-    in the picture anyway.
+    Of the picture only the mean color of the face enters, and the means of the chip's outermost
+    cells, which stay in the published picture anyway.
 
     Args:
         chips, faces: (N, 3, S, S) in [0, 1].
-        spread: dae.rim_to_face.
+        spread: (R, 4096) from `blend.rim_to_face`.
+
+    Returns:
+        (N, 3, S, S) in [0, 1].
     """
-    there, here = at_64(chips), at_64(faces)
-    gain = (color_of(there) / color_of(here)).clamp(0.4, 1.7) ** LIGHT
+    there, here = to_64(chips), to_64(faces)
+    gain = (face_color(there) / face_color(here)).clamp(0.4, 1.7) ** LIGHT_SHARE
     change = (rim_cells(there) - rim_cells(here * gain)) @ spread
     small = change.view(len(chips), 3, SIDE, SIDE)
     wide = functional.interpolate(small, chips.shape[2:], mode="bilinear", align_corners=False)
     return (faces * gain + wide).clamp(0, 1)
 
 
-LIGHT = 0.6
-"""How much of the way the face's light goes to the picture's: 1 would be all of it."""
-
-
-def at_64(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, 3, 64, 64) means."""
+def to_64(chips: Tensor) -> Tensor:
+    """Return chips (N, 3, S, S) reduced to (N, 3, 64, 64) by means."""
     return functional.avg_pool2d(chips, chips.shape[2] // SIDE)
 
 
-def color_of(small: Tensor) -> Tensor:
-    """(N, 3, 64, 64) -> (N, 3, 1, 1): the mean color of the face."""
+def face_color(small: Tensor) -> Tensor:
+    """Return the mean color (N, 3, 1, 1) of the face in (N, 3, 64, 64)."""
     return small[:, :, 16:44, 20:44].mean((2, 3), keepdim=True) + 0.02
 
 
 def rim_cells(small: Tensor) -> Tensor:
-    """(N, 3, 64, 64) -> (N, 3, 60): the means of the outermost cells."""
+    """Return the means (N, 3, 60) of the outermost cells of (N, 3, 64, 64)."""
     rim = torch.ones(SIDE // CELL, SIDE // CELL, dtype=torch.bool, device=small.device)
     rim[1:-1, 1:-1] = False
     return functional.avg_pool2d(small, CELL)[:, :, rim]

@@ -1,12 +1,11 @@
-"""Which latent a face gets: f_z, drawn by the face's own seed among those that fit it.
+"""Which latent a face gets: f_z, drawn by the face's own seed among those that fit the face.
 
-The paper draws f_z from N(0, I) and leaves it to AINet and the losses that expression, light and
-kept attributes come out right. A latent here is the whitened principal components of a
-computer-made face and weights of attributes' prototypes (a3gan_canvas.Canvas). The weights hold the
-latents of the faces that training saw, each with what the reader says of it, and its portrait
-(a3gan_album). So one can be drawn among faces with the pose, the expression, the kept attributes
-and the surroundings of the original, and the opposite of it where the mask allows a change; what
-is still missing the prototypes add.
+The paper draws f_z from N(0, I) and leaves it to AINet and to the losses that expression, light
+and kept attributes come out right. Here the weights hold the latents of the computer-made faces
+that training used (`Pool`), each with what the attribute head reads from it, and its portrait
+(portraits.py). A latent is drawn among those with the pose, the expression, the kept attributes
+and the surroundings of the original, and the opposite attributes where the mask allows a change;
+the prototypes of canvas.py add what is still missing.
 """
 
 from __future__ import annotations
@@ -20,15 +19,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, at_64, color_of, rim_cells
+from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, face_color, rim_cells, to_64
 from deidcli.methods.a3gan.networks import Discriminator
-from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES
+from deidcli.methods.a3gan.settings import (
+    ATTRIBUTES,
+    EXTRA_ATTRIBUTES,
+    READ_ATTRIBUTES,
+    changing,
+)
 from deidcli.methods.blend import LUMA
 
+# The constants up to WINDOW were tuned on CelebA's validation split; docs/notes/a3gan.md has the
+# table with a reason for each. Card and notes of the shipped weights name them.
 WEIGHTS = (3.0, 2.2, 2.5, 2.5, 5.0, 6.0, 2.5, 4.0, 1.5, 3.0, 4.0, 3.0)
-"""Of the difference of two probabilities, for ATTRIBUTES and ALSO."""
+"""Weight of the difference between two probabilities, one for each of READ_ATTRIBUTES."""
 GAINS = (1.0, 2.0, 2.0, 2.5, 0.0, 0.0, 2.5, 3.2, 1.2, 2.4, 0.0, 0.0)
-"""How far a prototype is pushed for each of ATTRIBUTES and ALSO. Above 1, because the average
+"""How far a prototype is pushed, one for each of READ_ATTRIBUTES. Above 1, because the average
 difference understates what one face shows; 0 where the pool has enough faces of both kinds or
 where a shape would have to change."""
 CHARACTER = (
@@ -38,123 +44,155 @@ CHARACTER = (
     *("Wearing_Lipstick", "Attractive", "Black_Hair"),
 )
 """Attributes that a face's seed pushes at random: computer-made faces are more alike than people
-(see docs/methods/a3gan.md), and these bring a person's own features."""
+are (docs/notes/a3gan.md), and these give each face features of its own."""
 MANLY = ("5_o_Clock_Shadow", "Goatee", "No_Beard", "Receding_Hairline", "Sideburns")
-"""Of these, those that only men get; and only women get Wearing_Lipstick."""
+"""Those of CHARACTER that are pushed on men's faces alone."""
+WOMANLY = ("Wearing_Lipstick",)
+"""Those of CHARACTER that are pushed on women's faces alone."""
 STRENGTH = 0.15
-"""Standard deviation of those pushes, in prototypes."""
+"""Standard deviation of the pushes of CHARACTER, in prototypes."""
 DEAD = 0.15
-"""Differences of probabilities up to this push nothing."""
+"""Differences of probabilities up to this one push nothing."""
 SHAPE_WEIGHT = 0.3
-"""Of the landmarks' ten coordinates, in standard deviations: yaw, pitch, the eyes' width."""
+"""Weight of the landmarks' ten coordinates, in standard deviations: yaw, pitch, eye distance."""
 TONE_WEIGHTS = (3.0, 8.0)
-"""Of the luma of nine parts of the face, and of its chroma."""
+"""Weight of the luma of nine parts of the face, and of the face's chroma."""
 RIM_WEIGHT = 0.25
-"""Of the rim's 180 colors: a portrait whose hair and ground go on where the picture's end."""
+"""Weight of the rim's 180 colors, so that hair and background go on where the picture's end."""
 CANDIDATES = 380
-"""Latents that fit best, among whom one is drawn."""
+"""How many of the best fitting latents are candidates; one of them is drawn."""
 WINDOW = (0.0, 0.24)
-"""Which candidates may be drawn, by rank of their likeness to the face: 0 is the least alike.
-Whoever keeps sex, age and pose raises the likeness of two people; the window brings it back."""
+"""Which candidates may be drawn, as shares of their order by likeness to the face: 0 is the least
+alike. Keeping sex, age and pose makes two people more alike; the window undoes that."""
+TRUNCATION = 0.7
+"""Standard deviation at which principal components drawn from N(0, I) still add up to a face."""
+
+assert len(WEIGHTS) == len(GAINS) == len(READ_ATTRIBUTES)
 
 
 @dataclass
 class Description:
-    """What is known of N faces, originals or those of a pool."""
+    """What is known of N faces: originals, or those of a pool."""
 
     attributes: Tensor
-    """(N, 12) probabilities: ATTRIBUTES, ALSO."""
+    """(N, 12) probabilities of READ_ATTRIBUTES."""
     shape: Tensor
-    """(N, 10) landmarks less the mean face, in standard deviations."""
+    """(N, 10) landmarks less the mean face's, in standard deviations."""
     tone: Tensor
     """(N, 11), see `tone_of`."""
     embedding: Tensor
-    """(N, 128) of length 1: a recognizer's, less the mean."""
+    """(N, 128) of length 1: a recognizer's embedding less the mean."""
     rim: Tensor
     """(N, 180), see `rim_of`."""
 
     def rows(self, rows: Tensor) -> Description:
-        """That of some of the faces."""
+        """Return the description of some of the faces."""
         return Description(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass
 class Pool:
-    """The latents of computer-made faces, as the weights hold them."""
+    """The latents of P computer-made faces, as the weights hold them."""
 
     codes: Tensor
     """(P, 512) float32."""
     described: Description
-
-    def latents(self, faces: Description, mask: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
-        """(N, 512): codes of rows of the pool with the attributes wanted and features of their own.
-
-        Args:
-            mask: (N, 10). noise: (N, 512) from N(0, I), of which the part after COMPONENTS enters.
-        """
-        goal = wanted(faces.attributes, mask)
-        pushes = STRENGTH * noise[:, COMPONENTS : COMPONENTS + len(NAMES)] * _character(goal)
-        pushes[:, _COLUMNS] += pushes_of(goal, self.described.attributes[rows]).to(pushes.dtype)
-        features = noise[:, COMPONENTS + len(NAMES) :]
-        return torch.cat([self.codes[rows, :COMPONENTS], pushes, features], 1)
+    """Of the same P faces."""
 
     def draw(self, faces: Description, mask: Tensor, seeds: NDArray[np.uint64]) -> Tensor:
-        """(N,) int64: whose latent each face gets.
+        """Choose a row of the pool for each of N faces, by the face's own seed.
 
         Args:
             mask: (N, 10), 1 where the attribute may change. seeds: (N,).
+
+        Returns:
+            (N,) int64 in [0, P).
         """
         count = min(CANDIDATES, len(self.codes))
-        fitting = torch.cdist(
-            placed(faces, wanted(faces.attributes, mask)),
-            placed(self.described, self.described.attributes),
-            compute_mode="donot_use_mm_for_euclid_dist",  # whose rounding depends on N
+        distances = torch.cdist(
+            matching_points(faces, target_attributes(faces.attributes, mask)),
+            matching_points(self.described, self.described.attributes),
+            compute_mode="donot_use_mm_for_euclid_dist",  # the other's rounding depends on N
         )
-        rows = fitting.topk(count, largest=False).indices
-        alike = (self.described.embedding[rows] * faces.embedding[:, None]).sum(2)
-        order = alike.argsort(1)
+        rows = distances.topk(count, largest=False).indices
+        likeness = (self.described.embedding[rows] * faces.embedding[:, None]).sum(2)
+        order = likeness.argsort(1)
         share = torch.from_numpy((seeds >> np.uint64(11)).astype(np.float64) / 2.0**53)
         low, high = WINDOW
         rank = ((low + (high - low) * share.to(rows.device)) * count).long()
         return rows.gather(1, order.gather(1, rank[:, None]))[:, 0]
 
+    def latents(self, faces: Description, mask: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+        """Return the codes of rows of the pool, with target attributes and features of their own.
 
-def wanted(attributes: Tensor, mask: Tensor) -> Tensor:
-    """(N, 12) -> the same, turned round where the mask (N, 10) allows a change."""
-    free = functional.pad(mask, (0, len(ALSO)))
+        Args:
+            mask: (N, 10), 1 where the attribute may change. rows: (N,) from `draw`.
+            noise: (N, 512) from N(0, I); only the part after COMPONENTS is used.
+
+        Returns:
+            (N, 512) latents.
+        """
+        target = target_attributes(faces.attributes, mask)
+        end = COMPONENTS + len(CELEBA_ATTRIBUTES)
+        pushes = STRENGTH * noise[:, COMPONENTS:end] * _may_push(target)
+        missing = prototype_pushes(target, self.described.attributes[rows])
+        pushes[:, _READ_COLUMNS] += missing.to(pushes.dtype)
+        return torch.cat([self.codes[rows, :COMPONENTS], pushes, noise[:, end:]], 1)
+
+
+def attribute_mask(change: str) -> Tensor:
+    """Return the mask (10,) float32 of a preset or of names, see `settings.changing`."""
+    return as_mask(changing(change))
+
+
+def as_mask(names: tuple[str, ...]) -> Tensor:
+    """Return (10,) float32, 1 where one of ATTRIBUTES is among the names."""
+    return torch.tensor([float(name in names) for name in ATTRIBUTES])
+
+
+def target_attributes(attributes: Tensor, mask: Tensor) -> Tensor:
+    """Return probabilities (N, 12), inverted where the mask (N, 10) allows a change."""
+    free = functional.pad(mask, (0, len(EXTRA_ATTRIBUTES)))
     return attributes * (1 - free) + (1 - attributes) * free
 
 
-def pushes_of(goal: Tensor, have: Tensor) -> Tensor:
-    """(N, 12) weights of the prototypes between two sets of probabilities (N, 12)."""
-    missing = goal - have
+def prototype_pushes(target: Tensor, present: Tensor) -> Tensor:
+    """Return the prototypes' weights (N, 12) that lead from one set of probabilities to another.
+
+    Args:
+        target, present: (N, 12) in [0, 1], for READ_ATTRIBUTES.
+    """
+    missing = target - present
     missing = missing.sign() * (missing.abs() - DEAD).clamp(min=0) / (1 - DEAD)
-    pushes = missing * torch.tensor(GAINS, dtype=goal.dtype, device=goal.device)
-    # No mustache on women, which the paper's loss avoids, too; hair has one color.
-    pushes[:, _MUSTACHE] *= goal[:, _MALE]
-    pushes[:, _BROWN] *= 1 - goal[:, _BLOND]
+    pushes = missing * torch.tensor(GAINS, dtype=target.dtype, device=target.device)
+    # No mustache on women, which the paper's loss avoids as well; hair has one color.
+    pushes[:, _MUSTACHE] *= target[:, _MALE]
+    pushes[:, _BROWN] *= 1 - target[:, _BLOND]
     return pushes
 
 
-def _character(goal: Tensor) -> Tensor:
-    """(N, 40): 1 where the seed may push, given whether the face is to be a man's (N, 12)."""
-    male = goal[:, _MALE : _MALE + 1]
+def _may_push(target: Tensor) -> Tensor:
+    """Return (N, 40): how much the seed may push each of CelebA's attributes on these faces."""
+    male = target[:, _MALE : _MALE + 1]
     free, manly, womanly = (
-        torch.tensor([float(name in some) for name in NAMES], device=goal.device)
-        for some in (CHARACTER, MANLY, ("Wearing_Lipstick",))
+        torch.tensor([float(name in some) for name in CELEBA_ATTRIBUTES], device=target.device)
+        for some in (CHARACTER, MANLY, WOMANLY)
     )
     return free * (1 - manly * (1 - male)) * (1 - womanly * male)
 
 
-NAMES = CELEBA_ATTRIBUTES
-_COLUMNS = [NAMES.index(name) for name in (*ATTRIBUTES, *ALSO)]
+_READ_COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in READ_ATTRIBUTES]
 _BLOND, _BROWN, _MALE, _MUSTACHE = (
     ATTRIBUTES.index(name) for name in ("Blond_Hair", "Brown_Hair", "Male", "Mustache")
 )
 
 
-def placed(faces: Description, attributes: Tensor) -> Tensor:
-    """(N, F) float64: points between which a small distance means a fitting face."""
+def matching_points(faces: Description, attributes: Tensor) -> Tensor:
+    """Return points (N, F) float64; a small distance between two means that the faces fit.
+
+    Args:
+        attributes: (N, 12), in place of those of `faces`.
+    """
     weights = torch.tensor(WEIGHTS, dtype=torch.float64, device=attributes.device)
     shape, rim = faces.shape.double() * SHAPE_WEIGHT, faces.rim.double() * RIM_WEIGHT
     light, color = torch.split(faces.tone.double(), [9, 2], 1)
@@ -163,15 +201,15 @@ def placed(faces: Description, attributes: Tensor) -> Tensor:
 
 
 def rim_of(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, 180): the colors of the chip's outermost cells, the face's being 1."""
-    small = at_64(chips)
-    color = color_of(small)[:, :, :, 0].clamp(min=0.05)
+    """Return the colors (N, 180) of the outermost cells of chips, as multiples of the face's."""
+    small = to_64(chips)
+    color = face_color(small)[:, :, :, 0].clamp(min=0.05)
     return (rim_cells(small) / color).clamp(max=3).flatten(1)
 
 
 def tone_of(chips: Tensor) -> Tensor:
-    """(N, 3, S, S) -> (N, 11): luma of 3 x 3 parts of the face, chroma of the whole."""
-    small = at_64(chips)[:, :, 12:45, 15:48]
+    """Return (N, 11): the luma of 3 x 3 parts of the faces, and the chroma of the whole."""
+    small = to_64(chips)[:, :, 12:45, 15:48]
     red, green, blue = small.unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     parts = functional.avg_pool2d(luma[:, None], 11).flatten(1)
@@ -179,30 +217,26 @@ def tone_of(chips: Tensor) -> Tensor:
     return torch.cat([parts, chroma], 1)
 
 
-def describe(reader: Discriminator, chips: Tensor) -> Description:
-    """What the reader says of (N, 3, S, S) chips in [0, 1]."""
-    ten, more = reader.read(chips)
-    also, shape, embedding = torch.split(more, [len(ALSO), 10, 128], 1)
-    attributes = torch.cat([ten, also], 1).sigmoid()
+def describe(head: Discriminator, chips: Tensor) -> Description:
+    """Return what the attribute head reads from chips (N, 3, S, S) in [0, 1], and their colors."""
+    ten, more = head.attribute_head(chips)
+    extra, shape, embedding = torch.split(more, [len(EXTRA_ATTRIBUTES), 10, 128], 1)
+    attributes = torch.cat([ten, extra], 1).sigmoid()
     tone, rim = tone_of(chips), rim_of(chips)
     return Description(attributes, shape, tone, functional.normalize(embedding), rim)
 
 
-TEMPERED = 0.7
-"""Share of N(0, I) at which components still add up to a face."""
+def truncated(noise: Tensor) -> Tensor:
+    """Return (N, 512) from N(0, I) as latents of faces that look like people.
 
-
-def tempered(noise: Tensor) -> Tensor:
-    """(N, 512) from N(0, I) -> latents of people as they are: prototypes are pushed by STRENGTH."""
-    sizes = [COMPONENTS, len(NAMES), LATENT - COMPONENTS - len(NAMES)]
+    Components have the standard deviation TRUNCATION, prototypes STRENGTH.
+    """
+    sizes = [COMPONENTS, len(CELEBA_ATTRIBUTES), LATENT - COMPONENTS - len(CELEBA_ATTRIBUTES)]
     components, pushes, features = torch.split(noise, sizes, 1)
-    return torch.cat([TEMPERED * components, STRENGTH * pushes, features], 1)
+    return torch.cat([TRUNCATION * components, STRENGTH * pushes, features], 1)
 
 
 def normal_latents(seeds: NDArray[np.uint64]) -> Tensor:
-    """(N, 512) from N(0, I), each row from its own seed alone."""
+    """Return (N, 512) float32 from N(0, I), each row made from its own seed (N,) alone."""
     rows = [np.random.default_rng(int(seed)).standard_normal(LATENT) for seed in seeds]
     return torch.from_numpy(np.stack(rows).astype(np.float32))
-
-
-assert len(WEIGHTS) == len(ATTRIBUTES) + len(ALSO)

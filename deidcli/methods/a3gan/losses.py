@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deidcli.faces.recognizers import Recognizer
+from deidcli.methods.blend import PADDING
+
 EPSILON = 0.1
-"""In eq. 11: "a minimal constant". At a thousandth, a generated face whose attributes are all
-a_m's has a gradient a million times that of one that is right."""
+"""Of eq. 11, where the paper says "a minimal constant". At 0.001, a generated face whose attributes
+are all a_m's has a gradient a million times that of a face that is right."""
 PENALTY = 10.0
 """Lambda of eq. 14, the paper's default."""
 
 
 def attribute_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """L_att1, eq. 9: the sum over N attributes of the binary cross-entropy; mean over faces.
+    """Return L_att1, eq. 9: the binary cross-entropy summed over attributes, mean over faces.
 
     Args:
-        logits: (B, N) D_att before its sigmoid. present: (B, N) a_s, 0 or 1; negative: not labeled.
+        logits: (B, N) D_att before its sigmoid.
+        present: (B, N) a_s: 0 or 1; negative where there is no label, which then counts nothing.
     """
     losses = functional.binary_cross_entropy_with_logits(
         logits, present.clamp(min=0), reduction="none"
@@ -28,37 +32,39 @@ def attribute_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 
 def xnor(source: Tensor, mask: Tensor) -> Tensor:
-    """a_m, eq. 10: what a generated face shall not have: 1 - a_s where m is 0, a_s where it is 1.
+    """Return a_m, eq. 10: what a generated face shall not have. 1 - a_s where m is 0, else a_s.
 
     Args:
-        source: (B, N) in [0, 1]; between the two, the share of belief. mask: (B, N), 0 or 1.
+        source: (B, N) a_s in [0, 1]; between 0 and 1 it is a probability.
+        mask: (B, N) m, 0 or 1.
     """
     return source * mask + (1 - source) * (1 - mask)
 
 
 def anonymization_loss(logits: Tensor, avoided: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """L_att2, eq. 11: 1 / (cross-entropy with a_m + epsilon); mean over faces.
+    """Return L_att2, eq. 11: 1 / (cross-entropy with a_m + epsilon), mean over faces.
 
-    Small where the attributes are far from a_m; it rewards whichever of them can change, and asks
-    for none in particular.
+    It is small where the attributes are far from a_m. It rewards whichever of them changes most
+    easily, and asks for none in particular.
 
     Args:
-        logits: (B, N) D_att of generated faces. avoided: (B, N) a_m, see `xnor`.
+        logits: (B, N) D_att of generated faces before its sigmoid.
+        avoided: (B, N) a_m, see `xnor`.
     """
     entropy = functional.binary_cross_entropy_with_logits(logits, avoided, reduction="none").sum(1)
     return (1 / (entropy + epsilon)).mean()
 
 
 def identity_loss(original: Tensor, published: Tensor) -> Tensor:
-    """L_deid, eq. 12: the cosine of (B, D) embeddings; below 0 counted as 0 (ours), mean over B.
+    """Return L_deid, eq. 12: the cosine of embeddings (B, D), where above 0 (ours), mean over B.
 
-    Below 0 it would teach an "anti-identity", which can be turned round.
+    Below 0 it would teach an "anti-identity", from which the person can be computed.
     """
     return functional.cosine_similarity(original, published).clamp(min=0).mean()
 
 
 def diversity_loss(published: Tensor) -> Tensor:
-    """Ours: the mean cosine, where above 0, of (B, D) embeddings of B generated faces."""
+    """Return the mean cosine, where above 0, between the embeddings (B, D) of B faces. Ours."""
     unit = functional.normalize(published)
     cosines = (unit @ unit.T).clamp(min=0)
     count = len(unit)
@@ -66,10 +72,11 @@ def diversity_loss(published: Tensor) -> Tensor:
 
 
 def critic_loss(real: Tensor, fake: Tensor, penalty: Tensor, weight: float = PENALTY) -> Tensor:
-    """L_cls, eq. 14: -E D_cls(I) + E D_cls(I^) + lambda * penalty.
+    """Return L_cls, eq. 14: -E D_cls(I) + E D_cls(I^) + lambda * penalty.
 
     Args:
         real, fake: (B,) D_cls of originals and of generated faces.
+        penalty: scalar, see `gradient_penalty`. weight: lambda.
     """
     return fake.mean() - real.mean() + weight * penalty
 
@@ -77,10 +84,11 @@ def critic_loss(real: Tensor, fake: Tensor, penalty: Tensor, weight: float = PEN
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor
 ) -> Tensor:
-    """The last expectation of eq. 14: (|gradient of D_cls| - 1)^2 between I and I^; mean over B.
+    """Return the last term of eq. 14: (|gradient of D_cls| - 1)^2 between I and I^, mean over B.
 
     Args:
-        critic: (B, 3, S, S) -> (B,). share: (B,) in [0, 1], where between the two.
+        critic: (B, 3, S, S) -> (B,). real, fake: (B, 3, S, S).
+        share: (B,) in [0, 1], where between the two: 0 is `fake`, 1 is `real`.
     """
     between = torch.lerp(fake.detach(), real, share[:, None, None, None]).requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -89,26 +97,44 @@ def gradient_penalty(
 
 
 def adversarial_loss(fake: Tensor) -> Tensor:
-    """L_adv, eq. 15: -E D_cls(I^)."""
+    """Return L_adv, eq. 15: -E D_cls(I^), from D_cls (B,) of generated faces."""
     return -fake.mean()
 
 
-def teacher_loss(made: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """Ours: |made - wanted| and that of their differences to the next pixel, where the mask lies.
+def teacher_loss(made: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return the L1 distance, and that of the differences between neighboring pixels. Ours.
 
     Args:
-        made, wanted: (B, 3, S, S). mask: (S, S) in [0, 1].
+        made, target: (B, 3, S, S).
+        mask: (S, S) in [0, 1]; weight of each pixel's error.
     """
-    wrong = (made - wanted) * mask
+    wrong = (made - target) * mask
     across = (wrong[..., 1:] - wrong[..., :-1]).abs().mean()
     down = (wrong[..., 1:, :] - wrong[..., :-1, :]).abs().mean()
     return wrong.abs().mean() + across + down
 
 
 def generator_loss(terms: dict[str, Tensor], lambdas: dict[str, float]) -> Tensor:
-    """Eq. 13 as the generator sees it, and our terms: the weighted sum.
+    """Return the sum of eq. 13's terms as the generator sees it, and of ours, each by its lambda.
 
     Raises:
-        KeyError: a term without a lambda.
+        KeyError: a term has no lambda.
     """
     return torch.stack([lambdas[name] * value for name, value in terms.items()]).sum()
+
+
+def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
+    """Return what a recognizer would cut from chips (N, 3, S, S) in [0, 1]; differentiable.
+
+    Returns:
+        (N, 3, R, R) in [0, 1], R being the recognizer's input side.
+    """
+    share = 1 / (1 + 2 * PADDING)  # side of the mean face, in sides of the chip
+    pixels = torch.arange(recognizer.size, device=chips.device, dtype=torch.float32)
+    axes = [
+        ((pixels - origin) / recognizer.scale + PADDING) * share * 2 - 1
+        for origin in recognizer.origin
+    ]
+    rows, columns = torch.meshgrid(axes[1], axes[0], indexing="ij")
+    grid = torch.stack([columns, rows], 2).expand(len(chips), -1, -1, -1)
+    return functional.grid_sample(chips, grid, align_corners=False)

@@ -1,8 +1,8 @@
 """The networks of `a3gan`: generator, discriminator, AINet, and what the ablations put in place.
 
 Source: Zhai et al., "A3GAN: Attribute-Aware Anonymization Networks for Face De-identification",
-sec. 4 and tables 2 to 4. A chip is (N, 3, 128, 128) float RGB in [0, 1]; a latent is (N, 512); a
-mask is (N, 10), 1 where the attribute may change.
+sec. 4 and tables 2 to 4. Throughout, a chip is (N, 3, S, S) float32 RGB in [0, 1] with S = 128 px,
+a latent is (N, 512), and a mask is (N, 10), 1 where the attribute may change.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deidcli.methods.a3gan.canvas import LATENT, Canvas, laid
-from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES
+from deidcli.methods.a3gan.canvas import LATENT, Canvas, match_light
+from deidcli.methods.a3gan.settings import ATTRIBUTES, EXTRA_ATTRIBUTES, VariantName
 from deidcli.methods.blend import rim_to_face
 
 SLOPE = 0.2
-"""Of Leaky ReLU on the negative side; the paper gives none, STGAN's is 0.2."""
-DESCRIBED = len(ALSO) + 10 + 128
-"""What the reader says beside the ten: two attributes, five landmarks, an embedding."""
+"""Slope of Leaky ReLU below 0; the paper gives none, STGAN's is 0.2."""
+DESCRIPTION = len(EXTRA_ATTRIBUTES) + 10 + 128
+"""Outputs of the attribute head beside the ten: two attributes, five landmarks, an embedding."""
 
 Skip = Literal["scu", "stu", "none"]
 Inject = Literal["adain", "concat"]
@@ -31,7 +31,7 @@ Inject = Literal["adain", "concat"]
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of the networks."""
+    """The widths of the networks."""
 
     widths: tuple[int, int, int, int, int]
     """Channels of the encoder's five layers."""
@@ -44,11 +44,11 @@ class Size:
     canvas: bool
     """Ours, see `Canvas`; the affine transform then gives the bias for each place, too."""
     side: int = 128
-    """Of a chip, px; table 3's FC(16384, .) takes 1024 x 4 x 4."""
+    """Side of a chip, px; table 3's FC(16384, .) takes 1024 x 4 x 4 features."""
 
     @property
     def code_side(self) -> int:
-        """Side of the bottleneck."""
+        """The side of the bottleneck."""
         return self.side >> 5
 
 
@@ -58,9 +58,9 @@ SIZES: dict[str, Size] = {
     "compact": Size(
         (8, 16, 48, 96, 192), (16, 32, 64, 128, 256), (256, 256, 256, 512, 512, 512), 256, True
     ),
+    # For tests alone: no setting offers it.
     "tiny": Size((4, 4, 8, 8, 8), (4, 4, 8, 8, 8), (8, 8, 8, 8, 8, 8), 16, True),
 }
-"""`tiny` is for tests."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,21 @@ class Variant:
     masked: bool = True
     """Whether AINet is given the mask."""
     inject: Inject = "adain"
-    """adain: eq. 8. concat: the attribute feature stands beside the latent code."""
+    """adain: eq. 8. concat: the attribute feature stands beside the bottleneck's feature."""
+
+
+VARIANTS: dict[VariantName, Variant] = {
+    "full": Variant(),
+    "stu": Variant(skip="stu"),
+    "no-scu": Variant(skip="none"),
+    "no-mask": Variant(masked=False),
+    "no-adain": Variant(inject="concat"),
+}
+"""The model, and the ablations of table 1."""
 
 
 class SuppressiveUnit(nn.Module):
-    """SCU: what may pass of an encoder's feature (eq. 6 and 7).
+    """SCU: gate an encoder's feature by itself and by the deeper unit's output (eq. 6 and 7).
 
     Kernels of 4 (transposed) and 3 (gate) give the paper's ratio to `TransferUnit`, 57.8 %.
     """
@@ -87,7 +97,15 @@ class SuppressiveUnit(nn.Module):
         self.gate = nn.Conv2d(2 * encoded, encoded, 3, 1, 1)
 
     def forward(self, encoded: Tensor, deeper: Tensor, mask: Tensor) -> Tensor:
-        """(N, C, s, s) and the deeper unit's (N, D, s/2, s/2) -> (N, C, s, s)."""
+        """Return the gated feature.
+
+        Args:
+            encoded: (N, C, s, s). deeper: (N, D, s/2, s/2), the deeper unit's output.
+            mask: (N, 10), which only `TransferUnit` uses.
+
+        Returns:
+            (N, C, s, s).
+        """
         gate = torch.sigmoid(self.gate(torch.cat([encoded, self.up(deeper)], 1)))
         return gate * encoded
 
@@ -106,7 +124,7 @@ class TransferUnit(nn.Module):
         self.hidden = nn.Conv2d(2 * encoded, encoded, 3, 1, 1)
 
     def forward(self, encoded: Tensor, deeper: Tensor, mask: Tensor) -> Tensor:
-        """As `SuppressiveUnit`, with the mask (N, 10)."""
+        """Return a feature (N, C, s, s); the arguments are those of `SuppressiveUnit`."""
         places = mask[:, :, None, None].expand(-1, -1, *deeper.shape[2:])
         state = self.up(torch.cat([deeper, places], 1))
         both = torch.cat([encoded, state], 1)
@@ -117,7 +135,7 @@ class TransferUnit(nn.Module):
 
 
 class _Plain(nn.Module):
-    """Without SCU: the encoder's feature as it is."""
+    """The ablation without SCU: the encoder's feature passes as it is."""
 
     def __init__(self, encoded: int, deeper: int) -> None:
         super().__init__()
@@ -134,7 +152,7 @@ _UNITS: dict[str, type[nn.Module]] = {
 
 
 def adain(feature: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Eq. 8: normalize each channel of each sample over its places, then scale and shift.
+    """Normalize each channel of each sample over its places, then scale and shift it (eq. 8).
 
     Args:
         feature: (N, C, s, s). scale: (N, C, 1, 1). bias: (N, C, 1, 1) or (N, C, s, s).
@@ -144,7 +162,7 @@ def adain(feature: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 class AttributeInjection(nn.Module):
-    """AINet (table 4) and its affine transform: latent and mask -> f_a's scale and bias."""
+    """AINet (table 4) and its affine transform: from latent and mask to f_a's scale and bias."""
 
     def __init__(self, size: Size, variant: Variant) -> None:
         super().__init__()
@@ -159,7 +177,10 @@ class AttributeInjection(nn.Module):
         self.affine = nn.Linear(size.connected[-1], self.channels * (1 + self.places**2))
 
     def forward(self, latent: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 512), (N, 10) -> scale (N, C, 1, 1), around 1, and bias (N, C, p, p)."""
+        """Return the scale (N, C, 1, 1), around 1, and the bias (N, C, p, p) for `adain`.
+
+        p is 1 as in the paper, or with a canvas the bottleneck's side (ours).
+        """
         inputs = torch.cat([latent, mask], 1) if self.masked else latent
         out = self.affine(self.layers(inputs))
         scale, bias = out[:, : self.channels], out[:, self.channels :]
@@ -168,7 +189,7 @@ class AttributeInjection(nn.Module):
 
 
 class Generator(nn.Module):
-    """Encoder, SCUs, AINet, decoder (table 2)."""
+    """Encoder, SCUs, AINet and decoder (table 2), with a canvas where `Size.canvas` is set."""
 
     def __init__(self, size: Size, variant: Variant | None = None) -> None:
         super().__init__()
@@ -204,7 +225,7 @@ class Generator(nn.Module):
             for given, made in shapes
         )
         self.last = nn.Sequential(nn.ConvTranspose2d(w[1] + w[0] + drawn, 3, 4, 2, 1))
-        if size.canvas:
+        if size.canvas:  # a new generator shows its canvas as it is
             nn.init.zeros_(self.last[0].weight)  # type: ignore[arg-type]
             nn.init.zeros_(self.last[0].bias)  # type: ignore[arg-type]
         else:  # table 2 has both after D5, too
@@ -215,10 +236,12 @@ class Generator(nn.Module):
     def forward(
         self, chips: Tensor, latent: Tensor, mask: Tensor, faces: Tensor | None = None
     ) -> Tensor:
-        """(N, 3, S, S) in [0, 1], (N, 512), (N, 10) -> (N, 3, S, S), at least 0, not cut at 1.
+        """Return de-identified faces (N, 3, S, S), at least 0 and not clamped at 1.
 
         Args:
-            faces: (N, 3, S, S), what the latents stand for; None: as the canvas draws it.
+            chips: (N, 3, S, S) in [0, 1]. latent: (N, 512). mask: (N, 10).
+            faces: (N, 3, S, S), the faces that the latents stand for; None: as the canvas draws
+                them. Not used where there is no canvas.
         """
         features = [chips * 2 - 1]
         for layer in self.encoder:
@@ -228,7 +251,7 @@ class Generator(nn.Module):
         canvas = None
         if self.canvas is not None:
             drawn = self.canvas(latent) if faces is None else faces
-            canvas = laid(chips, drawn, self.spread)
+            canvas = match_light(chips, drawn, self.spread)
         for index, layer in enumerate(self.decoder):
             if index == 3 and canvas is not None:
                 small = functional.pixel_unshuffle(functional.avg_pool2d(canvas, 2), 2)
@@ -242,13 +265,14 @@ class Generator(nn.Module):
         return out.clamp(min=0)
 
     def _suppressed(self, features: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-        """The five encoder features -> the same with identity suppressed, the deepest as it is."""
+        """Return the five encoder features gated by the units; the deepest passes as it is."""
         passed = [features[4]]
         for index in (3, 2, 1, 0):
             passed.insert(0, self.units[index](features[index], passed[0], mask))
         return passed
 
     def _injected(self, feature: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
+        """Return the bottleneck's feature with AINet's attribute feature injected."""
         scale, bias = self.ainet(latent, mask)
         if self.variant.inject == "adain":
             return adain(feature, scale, bias)
@@ -256,7 +280,11 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Table 3: D_cls, the critic, and D_att, which also reads faces when a latent is chosen."""
+    """Table 3: D_cls, the critic, and D_att, the attribute head.
+
+    The attribute head, trained alone at first and then frozen, also describes faces when a latent
+    is chosen (latents.py); for that it has outputs beside the paper's ten.
+    """
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -272,16 +300,16 @@ class Discriminator(nn.Module):
         self.critic = nn.Sequential(
             nn.Linear(flat, size.hidden), nn.LeakyReLU(SLOPE), nn.Linear(size.hidden, 1)
         )
-        self.reading = nn.Sequential(nn.Linear(flat, size.hidden), nn.LeakyReLU(SLOPE))
+        self.hidden = nn.Sequential(nn.Linear(flat, size.hidden), nn.LeakyReLU(SLOPE))
         self.attributes = nn.Linear(size.hidden, len(ATTRIBUTES))
-        self.described = nn.Linear(size.hidden, DESCRIBED)
+        self.description = nn.Linear(size.hidden, DESCRIPTION)
 
     def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) in [0, 1] -> D_cls (N,) and D_att before its sigmoid (N, 10)."""
+        """Return D_cls (N,) and D_att before its sigmoid (N, 10) of chips."""
         flat = self.layers(chips * 2 - 1).flatten(1)
-        return self.critic(flat)[:, 0], self.attributes(self.reading(flat))
+        return self.critic(flat)[:, 0], self.attributes(self.hidden(flat))
 
-    def read(self, chips: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) -> logits (N, 10), and ours: (N, DESCRIBED)."""
-        hidden = self.reading(self.layers(chips * 2 - 1).flatten(1))
-        return self.attributes(hidden), self.described(hidden)
+    def attribute_head(self, chips: Tensor) -> tuple[Tensor, Tensor]:
+        """Return D_att before its sigmoid (N, 10) of chips, and our outputs (N, DESCRIPTION)."""
+        hidden = self.hidden(self.layers(chips * 2 - 1).flatten(1))
+        return self.attributes(hidden), self.description(hidden)

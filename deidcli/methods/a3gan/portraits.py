@@ -1,8 +1,8 @@
-"""The album of `a3gan`: the portraits that latents stand for, as the weights hold them. Ours.
+"""The portrait bank of `a3gan`: the pictures that latents stand for, kept in the weights. Ours.
 
-512 numbers and a linear layer draw a soft face (a3gan_canvas). Of the computer-made portraits that
-training saw, the weights also hold the pictures, so that a latent drawn among theirs is drawn as
-sharply as a photograph. Nobody on them exists.
+512 numbers and a linear layer draw a soft face (canvas.py). The weights also hold the
+computer-made portraits that training used, as JPEG files, so that a latent drawn among theirs is
+shown as sharply as a photograph. Nobody in them exists, unless the pool was `training`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from torch import Tensor
 
 from deidcli.errors import DeidError
 
-QUALITY = 88
-"""Of the JPEG files."""
+JPEG_QUALITY = 88
+"""Quality of the portraits' JPEG files, 0 to 100."""
 
 
-class Album:
-    """P portraits; row P + i of the pool is i's mirror image."""
+class PortraitBank:
+    """P portraits; row i of the pool is portrait i, row P + i is its mirror image."""
 
     def __init__(self, files: Tensor, ends: Tensor) -> None:
-        """Args:
-        files: (B,) uint8, JPEG files one after another. ends: (P,) int64, where each ends.
+        """Wrap what a weight file holds.
+
+        Args:
+            files: (B,) uint8, JPEG files one after another. ends: (P,) int64, where each ends.
         """
         self.files, self.ends = files, ends
 
     @classmethod
-    def of(cls, chips: NDArray[np.uint8]) -> Album:
-        """Encode (P, S, S, 3) uint8 RGB."""
+    def encode(cls, chips: NDArray[np.uint8]) -> PortraitBank:
+        """Return a bank of (P, S, S, 3) uint8 RGB pictures."""
         files = [_encoded(chip) for chip in chips]
         ends = np.cumsum([len(data) for data in files])
         return cls(torch.from_numpy(np.concatenate(files)), torch.from_numpy(ends).long())
@@ -39,10 +41,12 @@ class Album:
         return len(self.ends)
 
     def faces(self, rows: Tensor) -> Tensor:
-        """(N,) rows of the pool -> (N, 3, S, S) float32 in [0, 1], where the rows are.
+        """Return the pictures (N, 3, S, S) float32 in [0, 1] of rows (N,) of the pool.
+
+        They are on the device of `rows`.
 
         Raises:
-            DeidError: bytes that are no picture: the weights are damaged.
+            DeidError: a portrait cannot be decoded: the weights are damaged.
         """
         pictures = [self._picture(int(row)) for row in rows]
         chips = torch.from_numpy(np.stack(pictures)).to(rows.device)
@@ -60,6 +64,6 @@ class Album:
 
 
 def _encoded(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    done, data = cv2.imencode(".jpg", chip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    done, data = cv2.imencode(".jpg", chip[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done
     return np.asarray(data, np.uint8).reshape(-1)

@@ -1,211 +1,153 @@
-"""What the parts of `deid train a3gan` share: settings, faces in batches, one loop, the sheet."""
+"""The recipe of `a3gan`: the settings of `deid train a3gan`, and which of them bear on what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-import cv2
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from deidcli.errors import UsageError
+from deidcli.methods.a3gan.networks import VARIANTS, Inject, Skip, Variant
+from deidcli.methods.a3gan.settings import SizeName, weights_name
+from deidcli.training.loop import TrainingRun, cosine
 
-from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.errors import DeidError
-from deidcli.faces import align, recognizers
-from deidcli.methods.a3gan.networks import SIZES, Inject, Skip, Variant
-from deidcli.methods.a3gan.settings import ALSO, ATTRIBUTES
-from deidcli.methods.blend import PADDING
-from deidcli.training.chips import Chips, load_all, load_landmarks, require_labels
-from deidcli.training.loop import TrainingRun, cosine, log
+POOL_TRAINING = "training"
+"""The value of `pool` by which real people's faces are used on purpose."""
+POOL_HINT = (
+    "--set pool=PORTRAITS names portraits of people who do not exist; examples/make_people.py "
+    "--pool draws them. --set pool=training publishes the training faces, of real people"
+)
 
-BLOCK = 256
-"""Faces that go through a network at once where no gradient is kept."""
-NAMES = (*ATTRIBUTES, *ALSO)
+HEAD_FLOOR, GENERATOR_FLOOR = 0.02, 0.1
+"""The learning-rate factor at the end of a part: the attribute head's, the generator's two."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Recipe:
     """A training run of `a3gan`."""
 
-    size: Literal["compact", "paper", "tiny"] = "compact"
+    size: SizeName = "compact"
     """compact: an eighth of the paper's widths and a canvas, for CPUs. paper: tables 2 to 4."""
     pool: str = ""
-    """A folder or parquet of computer-made portraits: the latents and the teacher's faces. Empty:
-    the training pictures, which then are what published faces are made of."""
+    """Required: a folder or parquet of computer-made portraits. They are what published faces are
+    made of, and the weights hold them. `training` takes the training faces: those of real people
+    are then published."""
     pool_labels: str = ""
-    """A .npy file of (N, 40) probabilities, one row a face of the pool, not a number where it is to
-    be left out; empty: the reader's."""
+    """A .npy file of (N, 40) probabilities, one row a face of the pool, not a number where the face
+    is to be left out; empty: what the attribute head reads."""
     more: str = ""
-    """Labeled pictures for the reader alone, separated by commas."""
+    """Labeled pictures for the attribute head alone, separated by commas."""
     skip: Skip = "scu"
     """scu, or an ablation: stu, none."""
     masked: bool = True
-    """Whether AINet gets the mask; false is an ablation."""
+    """Whether AINet is given the mask; false is an ablation."""
     inject: Inject = "adain"
     """adain, or an ablation: concat."""
-    reader_epochs: int = 2
-    """Of the discriminator's attribute head alone (eq. 9), which then reads faces."""
+    attribute_epochs: int = 2
+    """Epochs of the attribute head alone (eq. 9), which then describes faces."""
     teacher_steps: int = 200
-    """Steps of the generator on the teacher's faces alone."""
+    """Steps of the generator under the teacher alone."""
     steps: int = 500
     """Steps with the losses of eq. 13."""
     batch_size: int = 16
-    reader_batch: int = 64
+    """Faces in a batch of the generator, at least 2."""
+    attribute_batch: int = 64
+    """Faces in a batch of the attribute head."""
     rate: float = 1e-3
-    """AdamW's highest learning rate for the reader and under the teacher."""
+    """AdamW's highest learning rate for the attribute head and under the teacher."""
     gan_rate: float = 1e-4
-    """Adam's (0, 0.9) for generator and discriminator."""
+    """Adam's highest learning rate for generator and discriminator; its betas are (0, 0.9)."""
     penalty_every: int = 2
-    """The gradient penalty is computed every so many steps, with so many times its weight."""
-    watched: int = 4
-    """Faces of a batch that the frozen recognizer sees."""
+    """The gradient penalty is computed on every so many steps, with so many times its weight."""
+    recognizer_faces: int = 4
+    """Faces of a batch that the frozen recognizer sees; 0: neither L_deid nor diversity."""
     recognizer: str = "mobilefacenet"
     """The frozen recognizer of eq. 12."""
     lambda1: float = 1.0
-    """Of L_att1 (eq. 13)."""
+    """Weight of L_att1 (eq. 13)."""
     lambda2: float = 0.5
-    """Of L_att2."""
+    """Weight of L_att2."""
     lambda3: float = 0.05
-    """Of L_deid."""
+    """Weight of L_deid."""
     lambda4: float = 0.008
-    """Of L_adv."""
+    """Weight of L_adv."""
     lambda_teacher: float = 8.0
-    """Ours: of the teacher's loss, once the others are on."""
+    """Weight of the teacher's loss beside eq. 13. Ours."""
     lambda_diversity: float = 0.02
-    """Ours: of the diversity loss."""
+    """Weight of the diversity loss. Ours."""
     limit: int = 0
     """Use only so many faces, evenly spread; 0: all."""
     average: float = 0.995
     """Decay of the averaged weights, which are the ones that are kept."""
-    part: Literal["all", "reader", "teacher"] = "all"
+    part: Literal["all", "attribute_head", "teacher"] = "all"
     """Train up to and with this part."""
     seed: int = 0
+    """Seed of the order of faces and of all that a step draws."""
     checkpoint_steps: int = 100
-    """A kill costs so many steps at most; a sample sheet is written as often."""
+    """Steps between checkpoints, hence the most that a kill costs; also between sample sheets."""
     threads: int = 2
     """torch's threads on the CPU."""
     device: str = "cpu"
+    """cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS.values():
+            raise ValueError("of skip, masked and inject only one may differ: table 1 has no more")
+        if self.batch_size < 2:
+            raise ValueError("batch_size is at least 2: half of a batch has the canvas' own faces")
+        if self.penalty_every < 1:
+            raise ValueError("penalty_every is at least 1")
 
     @property
     def variant(self) -> Variant:
-        """The generator's."""
+        """The generator's variant."""
         return Variant(self.skip, self.masked, self.inject)
 
+    @property
+    def weights_name(self) -> str:
+        """The name of the weight file that is written: `a3gan-compact` or `a3gan-compact-stu`."""
+        names = (name for name, variant in VARIANTS.items() if variant == self.variant)
+        return weights_name(self.size, next(names))
 
-READER = ("size", "more", "reader_epochs", "reader_batch", "rate", "limit", "seed")
-MATERIAL = (*READER, "pool", "pool_labels")
+    def ignored(self) -> frozenset[str]:
+        """Return the settings that have no bearing on what this run makes."""
+        used = {"all": GAN, "teacher": TEACHER, "attribute_head": ATTRIBUTE_HEAD}[self.part]
+        bearing = {*used, *ALWAYS}
+        if self.recognizer_faces == 0:
+            bearing -= {"recognizer", "lambda3", "lambda_diversity"}
+        return frozenset(field.name for field in fields(self)) - bearing
+
+    def require_pool(self) -> None:
+        """Make sure that it was said whose faces will be published.
+
+        Raises:
+            UsageError: `pool` is empty, or not there.
+        """
+        if self.part == "attribute_head":
+            return
+        if not self.pool:
+            raise UsageError("a3gan needs a pool: published faces are made of its faces", POOL_HINT)
+        if self.pool != POOL_TRAINING and not Path(self.pool).exists():
+            raise UsageError(f"there is no pool {self.pool}", POOL_HINT)
+
+
+ALWAYS = ("part", "checkpoint_steps", "threads", "device")
+"""Settings that bear on every run, but not on its weights."""
+ATTRIBUTE_HEAD = ("size", "more", "attribute_epochs", "attribute_batch", "rate", "limit", "seed")
+MATERIAL = (*ATTRIBUTE_HEAD, "pool", "pool_labels")
 TEACHER = (*MATERIAL, "skip", "masked", "inject", "teacher_steps", "batch_size")
 LAMBDAS = ("lambda1", "lambda2", "lambda3", "lambda4", "lambda_teacher", "lambda_diversity")
-GAN = (*TEACHER, *LAMBDAS, "steps", "gan_rate", "penalty_every", "watched", "recognizer", "average")
-"""The settings that bear on each part's weights."""
+GAN = (
+    *TEACHER,
+    *LAMBDAS,
+    *("steps", "gan_rate", "penalty_every", "recognizer_faces", "recognizer", "average"),
+)
+"""The settings that bear on the weights of each part, and so on its checkpoint."""
 
-
-Run = TrainingRun[Settings]
+Run = TrainingRun[Recipe]
 """What every part of the recipe shares."""
 
 
-@dataclass
-class Faces:
-    """Faces for training, as arrays."""
-
-    chips: Tensor
-    """(N, S, S, 3) uint8."""
-    labels: Tensor
-    """(N, 12) float32: NAMES; 1 present, 0 absent, -1 not labeled."""
-    every: Tensor
-    """(N, 40) float32: the same for all of CelebA's."""
-    shape: Tensor
-    """(N, 10) float32: landmarks less the mean face, unit square."""
-
-    def __len__(self) -> int:
-        return len(self.chips)
-
-
-def faces_of(
-    paths: Sequence[Path], run: Run, cache: Path, limit: int = 0, labeled: bool = False
-) -> Faces:
-    """The faces that the detector found.
-
-    Args:
-        labeled: make sure that they have labels.
-    """
-    side = SIZES[run.settings.size].side
-    chips = load_all(paths, side, PADDING, cache, extend=True)
-    if labeled:
-        require_labels(chips)
-    rows = np.flatnonzero(chips.found)
-    if 0 < limit < len(rows):
-        rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
-    shape = load_landmarks(paths, cache)[rows] - align.MEAN_FACE_5.astype(np.float32)
-    return Faces(
-        torch.from_numpy(chips.chips[rows]),
-        torch.from_numpy(labels_of(chips, NAMES)[rows]),
-        torch.from_numpy(labels_of(chips, CELEBA_ATTRIBUTES)[rows]),
-        torch.from_numpy(shape).flatten(1),
-    )
-
-
-def labels_of(chips: Chips, names: Sequence[str]) -> NDArray[np.float32]:
-    """(N, names): 1, 0, or -1 where there is no label."""
-    columns = [CELEBA_ATTRIBUTES.index(name) for name in names]
-    labels = chips.labels[:, columns].astype(np.float32)
-    return np.where(labels == 0, -1, (labels + 1) / 2).astype(np.float32)
-
-
-def batch_of(chips: Tensor, rows: Tensor, device: str) -> Tensor:
-    """(N, S, S, 3) uint8 -> (B, 3, S, S) float32 in [0, 1], channels last in memory."""
-    return chips[rows].to(device).permute(0, 3, 1, 2).float() / 255
-
-
-@torch.no_grad()
-def in_blocks(of: Callable[[Tensor], Tensor], chips: Tensor, device: str) -> Tensor:
-    """`of` batches of all the chips, joined, on the CPU."""
-    parts = torch.split(torch.arange(len(chips)), BLOCK)
-    return torch.cat([of(batch_of(chips, rows, device)).cpu() for rows in parts])
-
-
-def embeddings_of(chips: Tensor, path: Path) -> Tensor:
-    """dlib's descriptors of (N, S, S, 3) chips, kept at `path`: (N, 128) float32."""
-    if path.is_file():
-        kept = np.load(path)
-        if len(kept) == len(chips):
-            return torch.from_numpy(kept)
-    log(f"descriptors of {len(chips)} faces")
-    unit = align.chip_from_unit(np.eye(2, 3), chips.shape[1], PADDING)
-    points = align.apply_affine(unit, align.MEAN_FACE_5)
-    parts = [
-        recognizers.embed("dlib", [recognizers.cut("dlib", chip, points) for chip in block])
-        for block in np.array_split(chips.numpy(), max(1, len(chips) // BLOCK))
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.concatenate(parts))
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> float:
-    """One step of an optimizer at a learning rate; returns the loss."""
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-        nn.utils.clip_grad_norm_(group["params"], 5.0)
-    optimizer.step()
-    return float(loss.detach())
-
-
-def warm(step: int, steps: int, floor: float = 0.02) -> float:
-    """The learning rate's factor."""
+def learning_rate_factor(step: int, steps: int, floor: float) -> float:
+    """Return the schedule of all parts: a short warmup, then a half cosine down to `floor`."""
     return cosine(step, steps, warmup=min(50, steps // 10), floor=floor)
-
-
-def write_sheet(path: Path, rows: Sequence[Tensor]) -> None:
-    """A picture of rows of chips, each (N, 3, S, S) in [0, 1]."""
-    lines = [torch.cat(list(row.detach().cpu().clamp(0, 1)), 2) for row in rows]
-    picture = (torch.cat(lines, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), picture[..., ::-1]):
-        raise DeidError(f"{path} could not be written", "is the folder writable?")

@@ -7,32 +7,34 @@ from typing import Literal
 
 from deidcli.celeba import parse_attributes
 from deidcli.errors import UsageError
-from deidcli.methods import base
+from deidcli.methods.base import Facts
 from deidcli.weights.own import own_cards
 
 ATTRIBUTES = (
     *("Bangs", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Male"),
     *("Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "Pale_Skin", "Young"),
 )
-"""The ten of the mask, in its order (appendix D); CelebA's names."""
-ALSO = ("Smiling", "Eyeglasses")
-"""What a latent is chosen by beside the ten: they would show as another expression or face."""
-CHANGE: dict[str, tuple[str, ...]] = {
+"""The ten attributes of the mask, in its order (appendix D); CelebA's names."""
+EXTRA_ATTRIBUTES = ("Smiling", "Eyeglasses")
+"""Two more attributes by which a latent is chosen: a difference in them is seen at once."""
+READ_ATTRIBUTES = (*ATTRIBUTES, *EXTRA_ATTRIBUTES)
+"""The twelve attributes that the attribute head reads, in the order of its outputs."""
+PRESETS: dict[str, tuple[str, ...]] = {
     "0": (),
     "1": ("Male",),
     "3": ("Male", "Mustache", "Pale_Skin"),
     "5": ("Blond_Hair", "Male", "Mustache", "Pale_Skin", "Young"),
     "10": ATTRIBUTES,
 }
-"""The paper's A3GAN-0 to -10 (appendix D): what may change."""
+"""Which attributes may change in the paper's A3GAN-0 to A3GAN-10 (appendix D)."""
 
-SizeName = Literal["compact", "paper", "tiny"]
+SizeName = Literal["compact", "paper"]
 VariantName = Literal["full", "stu", "no-scu", "no-mask", "no-adain"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a3gan."""
+class A3ganSettings:
+    """The settings of the method `a3gan`."""
 
     change: str = ""
     """Which of the ten attributes may change: a preset (0, 1, 3, 5, 10) or CelebA's names,
@@ -40,12 +42,12 @@ class Settings:
     attrs: str = ""
     """The attributes that are kept, of the ten, Smiling and Eyeglasses; --attrs sets it."""
     latent: Literal["drawn", "normal"] = "drawn"
-    """drawn: the latent of a computer-made face with what is to be kept, by the face's own seed.
-    normal: from N(0, I), as in the paper, tempered."""
+    """drawn: the latent of a computer-made face that fits, chosen by the face's own seed. normal:
+    from N(0, I) as in the paper, truncated; kept attributes are then not kept."""
     size: SizeName = "compact"
-    """compact: what a CPU trains, shipped. paper: tables 2 to 4, to be trained."""
+    """compact: what a CPU trains, shipped. paper: tables 2 to 4, which you train yourself."""
     variant: VariantName = "full"
-    """full, or an ablation of table 1: stu, no-scu, no-mask, no-adain; to be trained."""
+    """full, or an ablation of table 1 (stu, no-scu, no-mask, no-adain), which you train."""
 
     def __post_init__(self) -> None:
         try:
@@ -54,15 +56,15 @@ class Settings:
             raise ValueError(error.message) from None
 
     def changing(self) -> tuple[str, ...]:
-        """The attributes, of the ten, that may change.
+        """Return those of the ten attributes that may change, in the order of ATTRIBUTES.
 
         Raises:
-            UsageError: a name that is not known, or one that is to be kept and to change.
+            UsageError: a name is unknown, or one is both to be kept and to change.
         """
         kept = parse_attributes(self.attrs)
-        if strange := [name for name in kept if name not in (*ATTRIBUTES, *ALSO)]:
+        if unknown := [name for name in kept if name not in READ_ATTRIBUTES]:
             raise UsageError(
-                f"a3gan cannot keep {', '.join(strange)}: not one of {', '.join(ATTRIBUTES + ALSO)}"
+                f"a3gan cannot keep {', '.join(unknown)}: not one of {', '.join(READ_ATTRIBUTES)}"
             )
         if self.attrs and not self.change:
             return tuple(name for name in ATTRIBUTES if name not in kept)
@@ -73,48 +75,53 @@ class Settings:
 
 
 def changing(change: str) -> tuple[str, ...]:
-    """The attributes that a preset or names let change, in the order of ATTRIBUTES.
+    """Return the attributes that a preset or a list of names allows to change.
+
+    Args:
+        change: a key of PRESETS, or names separated by commas.
+
+    Returns:
+        Names in the order of ATTRIBUTES.
 
     Raises:
-        UsageError: neither.
+        UsageError: `change` is neither.
     """
-    names = list(CHANGE.get(change, ()))
-    if change not in CHANGE:
+    names = list(PRESETS.get(change, ()))
+    if change not in PRESETS:
         names = [part.strip() for part in change.split(",") if part.strip()]
-    if strange := [name for name in names if name not in ATTRIBUTES]:
+    if unknown := [name for name in names if name not in ATTRIBUTES]:
         raise UsageError(
-            f"change={change}: {', '.join(strange)} is neither a preset ({', '.join(CHANGE)}) nor "
+            f"change={change}: {', '.join(unknown)} is neither a preset ({', '.join(PRESETS)}) nor "
             f"one of {', '.join(ATTRIBUTES)}"
         )
     return tuple(name for name in ATTRIBUTES if name in names)
 
 
-def weights_name(size: str, *variant: str) -> str:
-    """`a3gan-compact`, or `a3gan-compact-stu` for an ablation."""
-    return "-".join(["a3gan", size, *(name for name in variant if name != "full")])
+def weights_name(size: str, variant: str) -> str:
+    """Return the name of a weight file: `a3gan-compact`, or `a3gan-compact-stu` for an ablation."""
+    return f"a3gan-{size}" if variant == "full" else f"a3gan-{size}-{variant}"
 
 
-class Facts(base.Facts):
+class A3ganFacts(Facts):
     """A photo-like face of somebody else; a mask says which attributes may change."""
 
-    settings: Settings
+    settings: A3ganSettings
     whole_chips = True
-    """Published crops are the chip as it is, without the mask's soft edge."""
 
     @classmethod
-    def kept(cls, settings: Settings) -> tuple[str, ...]:
-        """The attributes whose labels still hold: the ten without those that may change, and what
-        --attrs names beside them."""
+    def kept(cls, settings: A3ganSettings) -> tuple[str, ...]:
+        """Return the attributes whose labels still hold: the ten without those that may change,
+        and what --attrs names beside them."""
         free = settings.changing()
         names = [name for name in ATTRIBUTES if name not in free]
         return (*names, *(n for n in parse_attributes(settings.attrs) if n not in names))
 
     @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The name of the weight file that these settings load.
+    def weights(cls, settings: A3ganSettings) -> tuple[str, ...]:
+        """Return the name of the weight file that these settings load.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no such file.
         """
         name = weights_name(settings.size, settings.variant)
         cards = own_cards()

@@ -1,7 +1,8 @@
-"""What the generator of `a3gan` learns from: described faces, latents, masks, teacher."""
+"""What the generator of `a3gan` learns from: described faces, latents, masks, target pictures."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,24 +13,20 @@ from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
-from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, Canvas, laid, pack
-from deidcli.methods.a3gan.latents import Description, Pool, describe
-from deidcli.methods.a3gan.method import mask_of
-from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
-from deidcli.methods.a3gan.portraits import Album
-from deidcli.methods.a3gan.recipe import (
-    MATERIAL,
-    NAMES,
-    Faces,
-    Run,
-    batch_of,
-    embeddings_of,
-    in_blocks,
-)
-from deidcli.methods.a3gan.settings import ATTRIBUTES, CHANGE
+from deidcli.methods.a3gan.attribute_head import AttributeHead
+from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, Canvas, match_light, pack
+from deidcli.methods.a3gan.data import Faces, dlib_embeddings, in_blocks, to_batch
+from deidcli.methods.a3gan.latents import Description, Pool, attribute_mask, describe
+from deidcli.methods.a3gan.networks import SIZES, Generator
+from deidcli.methods.a3gan.portraits import PortraitBank
+from deidcli.methods.a3gan.recipe import MATERIAL, Run
+from deidcli.methods.a3gan.settings import ATTRIBUTES, PRESETS, READ_ATTRIBUTES
 from deidcli.methods.blend import rim_to_face
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.loop import log
+
+RIDGE = 20.0
+"""Of the regression of prototypes, in faces: a rare attribute's prototype is drawn towards 0."""
 
 
 @dataclass
@@ -37,47 +34,55 @@ class Material:
     """What the generator learns from."""
 
     faces: Faces
+    """The training faces."""
     described: Description
-    album: Album
-    """The computer-made faces; row P + i of the pool is i's mirror image."""
+    """Of the training faces."""
+    portraits: PortraitBank
+    """The computer-made faces; row P + i of the pool is the mirror image of i."""
     pool: Pool
     canvas: Canvas
 
 
-def gather(
-    faces: Faces, source: Faces, reader: Discriminator, spread: Tensor, center: Tensor, run: Run
-) -> Material:
-    """Describe all faces, and make latents of the source's; kept in `out/material.pt`."""
+def gather_material(faces: Faces, source: Faces, head: AttributeHead, run: Run) -> Material:
+    """Describe all faces and make the latents of a pool; kept in `out/material.pt`.
+
+    Args:
+        faces: those that the generator learns to replace. source: those of the pool.
+
+    Raises:
+        DeidError: the checkpoint was made with other settings, or the pool's labels are not its.
+    """
     path, fixed = run.out / "material.pt", run.fixed(MATERIAL)
     found = load_checkpoint(path, fixed)
     if found is None:
-        made = _gather(faces, source, reader, spread, center, run)
+        made = _make_material(faces, source, head, run)
         found = {
             "own": vars(made.described),
             "theirs": vars(made.pool.described),
             "codes": made.pool.codes,
-            "files": made.album.files,
-            "ends": made.album.ends,
+            "files": made.portraits.files,
+            "ends": made.portraits.ends,
             "canvas": made.canvas.state_dict(),
         }
         save_checkpoint(path, {"settings": fixed, **found})
     canvas = Canvas(SIZES[run.settings.size].side)
     canvas.load_state_dict(found["canvas"])
     pool = Pool(found["codes"], Description(**found["theirs"]))
-    album = Album(found["files"], found["ends"])
-    return Material(faces, Description(**found["own"]), album, pool, canvas)
+    portraits = PortraitBank(found["files"], found["ends"])
+    return Material(faces, Description(**found["own"]), portraits, pool, canvas)
 
 
-def _gather(
-    faces: Faces, source: Faces, reader: Discriminator, spread: Tensor, center: Tensor, run: Run
-) -> Material:
+def _make_material(faces: Faces, source: Faces, head: AttributeHead, run: Run) -> Material:
     device = run.settings.device
 
-    def said(x: Tensor) -> Tensor:
-        return torch.cat(list(vars(describe(reader, x)).values()), 1)
+    def described(chips: Tensor) -> Description:
+        rows = in_blocks(
+            lambda x: torch.cat(list(vars(describe(head.network, x)).values()), 1), chips, device
+        )
+        return Description(*torch.split(rows, [len(READ_ATTRIBUTES), 10, 11, 128, 180], 1))
 
-    own = _described(in_blocks(said, faces.chips, device))
-    own.shape = faces.shape / spread
+    own = described(faces.chips)
+    own.shape = faces.shape / head.landmark_std
     own.attributes = torch.where(faces.labels < 0, own.attributes, faces.labels)
     chips, labels = source.chips, None
     if run.settings.pool_labels:
@@ -86,59 +91,58 @@ def _gather(
         fit = ~labels.isnan().any(1)
         chips, labels = chips[fit], labels[fit]
     both = torch.cat([chips, chips.flip(2)])
-    theirs = _described(in_blocks(said, both, device))
+    theirs = described(both)
     if labels is not None:
-        labels = labels[:, [CELEBA_ATTRIBUTES.index(name) for name in NAMES]]
+        labels = labels[:, [CELEBA_ATTRIBUTES.index(name) for name in READ_ATTRIBUTES]]
         theirs.attributes = torch.cat([labels, labels])
-    likeness = embeddings_of(chips, run.out / "pool.npy") - center
+    likeness = dlib_embeddings(chips, run.out / "pool.npy") - head.mean_embedding
     theirs.embedding = functional.normalize(torch.cat([likeness, likeness]))
     log(f"principal components of {len(chips)} portraits")
-    mean, components, codes = latents_of(in_blocks(pack, both, device), run.settings.seed)
+    mean, components, codes = principal_latents(in_blocks(pack, both, device), run.settings.seed)
     packed = in_blocks(pack, faces.chips, device)
-    every = faces.every.clamp(min=0)
-    components[COMPONENTS : COMPONENTS + every.shape[1]] = prototypes_of(packed, every)
+    attributes = faces.all_labels.clamp(min=0)
+    components[COMPONENTS : COMPONENTS + attributes.shape[1]] = prototypes(packed, attributes)
     canvas = Canvas(chips.shape[1])
     canvas.mean.copy_(mean)
     canvas.components.copy_(components)
-    return Material(faces, own, Album.of(chips.numpy()), Pool(codes, theirs), canvas)
+    return Material(faces, own, PortraitBank.encode(chips.numpy()), Pool(codes, theirs), canvas)
 
 
-def require_rows(found: int, wanted: int, path: str) -> None:
-    """Make sure that the labels of a pool are of its pictures.
+def require_rows(found: int, expected: int, path: str) -> None:
+    """Make sure that the labels of a pool are those of its pictures.
 
     Raises:
-        DeidError: they are not.
+        DeidError: there is another number of them.
     """
-    if found != wanted:
+    if found != expected:
         raise DeidError(
-            f"{path} has {found} rows; the pool has {wanted} pictures with a face",
-            "make it anew with `python -m benchmarks.a3gan labels`",
+            f"{path} has {found} rows; the pool has {expected} pictures with a face",
+            "make it anew with `python -m benchmarks.pool`",
         )
 
 
-def prototypes_of(values: Tensor, attributes: Tensor) -> Tensor:
-    """(A, V): what each attribute adds to a packed face, the others being equal.
+def prototypes(values: Tensor, attributes: Tensor) -> Tensor:
+    """Return (A, V): what each attribute adds to a packed face, the others being equal.
 
-    The coefficients of a linear regression, a little ridge where an attribute is rare.
+    These are the coefficients of a ridge regression (Rowland and Perrett 1995 take differences of
+    means instead, which mixes attributes that occur together).
 
     Args:
         values: (N, V) packed faces. attributes: (N, A) in [0, 1].
     """
     centered = attributes - attributes.mean(0)
-    gram = centered.T @ centered + 20 * torch.eye(attributes.shape[1])
+    gram = centered.T @ centered + RIDGE * torch.eye(attributes.shape[1])
     found: Tensor = torch.linalg.solve(gram, centered.T @ (values - values.mean(0)))
     return found
 
 
-def _described(values: Tensor) -> Description:
-    return Description(*torch.split(values, [len(NAMES), 10, 11, 128, 180], 1))
+def principal_latents(values: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the whitened principal components of packed faces (P, V).
 
-
-def latents_of(values: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(P, V) packed faces -> mean (V,), components (512, V) times their spread, codes (P, 512).
-
-    The codes have mean 0 and variance 1, so that a latent from N(0, I) is such a code. Rows and
-    columns beyond COMPONENTS are 0.
+    Returns:
+        The mean (V,); the components (512, V), each times its standard deviation; the faces' codes
+        (P, 512), of mean 0 and variance 1, so that a latent from N(0, I) is such a code. Rows and
+        columns from COMPONENTS on are 0.
     """
     torch.manual_seed(seed)
     mean = values.mean(0)
@@ -153,7 +157,10 @@ def latents_of(values: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def new_generator(material: Material, run: Run) -> Generator:
-    """A generator whose canvas draws the latents, and whose AINet hears the wide ones first."""
+    """Return a generator whose canvas draws the latents, untrained.
+
+    AINet's first layer is scaled so that it listens first to components that change much.
+    """
     torch.manual_seed(run.settings.seed)
     generator = Generator(SIZES[run.settings.size], run.settings.variant)
     if generator.canvas is not None:
@@ -167,65 +174,82 @@ def new_generator(material: Material, run: Run) -> Generator:
     return generator.to(run.settings.device)
 
 
-def drawn_masks(count: int, generator: torch.Generator) -> Tensor:
-    """(count, 10): a third nothing may change, a third one of the presets, a third any."""
+def draw_masks(count: int, generator: torch.Generator) -> Tensor:
+    """Return (count, 10) masks: a third empty, a third one of the presets, a third at random."""
     kind = torch.rand(count, 1, generator=generator)
-    presets = torch.stack([mask_of(str(change)) for change in CHANGE])
+    presets = torch.stack([attribute_mask(name) for name in PRESETS])
     some = presets[torch.randint(len(presets), (count,), generator=generator)]
     share = torch.rand(count, 1, generator=generator)
     free = (torch.rand(count, len(ATTRIBUTES), generator=generator) < share).float()
     return torch.where(kind < 1 / 3, torch.zeros_like(free), torch.where(kind < 2 / 3, some, free))
 
 
-def seeds_of(count: int, generator: torch.Generator) -> NDArray[np.uint64]:
-    """(count,) numbers, as `Context` has them."""
+def draw_seeds(count: int, generator: torch.Generator) -> NDArray[np.uint64]:
+    """Return (count,) faces' numbers, as `Context.seeds` has them."""
     numbers = torch.randint(1 << 62, (count,), generator=generator).numpy()
     return np.asarray(numbers.astype(np.uint64) * np.uint64(4), np.uint64)
 
 
 @dataclass
-class Lesson:
-    """One batch."""
+class Batch:
+    """B training faces, each with a mask, a latent, and the picture that the teacher asks for."""
 
     chips: Tensor
+    """(B, 3, S, S) in [0, 1]."""
     mask: Tensor
+    """(B, 10)."""
     latent: Tensor
+    """(B, 512)."""
     faces: Tensor
     """(B, 3, S, S): the faces that the latents stand for."""
     target: Tensor
-    """(B, 3, S, S): these in the pictures' tone."""
+    """(B, 3, S, S): these faces in the pictures' light."""
     attributes: Tensor
     """(B, 10) a_s."""
 
 
-def lesson_of(material: Material, rows: Tensor, generator: torch.Generator, run: Run) -> Lesson:
-    """Faces, masks, latents and what the teacher makes of them."""
+def make_batch(material: Material, rows: Tensor, generator: torch.Generator, run: Run) -> Batch:
+    """Return a batch of training faces.
+
+    Args:
+        rows: (B,) rows of `material.faces`. generator: what masks and latents are drawn from.
+    """
     device = run.settings.device
-    chips = batch_of(material.faces.chips, rows, device)
-    mask = drawn_masks(len(rows), generator)
-    faces = material.described.rows(rows)
-    chosen = material.pool.draw(faces, mask, seeds_of(len(rows), generator))
+    chips = to_batch(material.faces.chips, rows, device)
+    mask = draw_masks(len(rows), generator)
+    described = material.described.rows(rows)
+    chosen = material.pool.draw(described, mask, draw_seeds(len(rows), generator))
     noise = torch.randn(len(rows), LATENT, generator=generator)
-    latent = material.pool.latents(faces, mask, chosen, noise)
-    drawn = material.canvas.around(
-        material.album.faces(chosen), latent, material.pool.codes[chosen]
-    )
-    drawn = drawn.to(device)
-    return Lesson(
+    latent = material.pool.latents(described, mask, chosen, noise)
+    faces = material.canvas.from_portraits(
+        material.portraits.faces(chosen), latent, material.pool.codes[chosen]
+    ).to(device)
+    return Batch(
         chips,
         mask.to(device),
         latent.to(device),
-        drawn,
-        laid(chips, drawn, _spread(device)),
-        faces.attributes[:, : len(ATTRIBUTES)].to(device),
+        faces,
+        match_light(chips, faces, _spread(device)),
+        described.attributes[:, : len(ATTRIBUTES)].to(device),
     )
 
 
-_SPREADS: dict[str, Tensor] = {}
+def canvas_faces(generator: Generator, batch: Batch, latent: Tensor | None = None) -> Tensor | None:
+    """Return the faces (B, 3, S, S) of a batch's canvas, or None where there is no canvas.
+
+    The first half of the batch gets its portraits, the other what the latents alone draw.
+
+    Args:
+        latent: (B, 512) in place of the batch's own.
+    """
+    if generator.canvas is None:
+        return None
+    latent = batch.latent if latent is None else latent
+    half = len(latent) // 2
+    return torch.cat([batch.faces[:half], generator.canvas(latent[half:])])
 
 
+@functools.cache
 def _spread(device: str) -> Tensor:
-    """What `laid` needs, made once a device."""
-    if device not in _SPREADS:
-        _SPREADS[device] = rim_to_face().to(device)
-    return _SPREADS[device]
+    """Return what `match_light` needs, made once a device."""
+    return rim_to_face().to(device)

@@ -1,0 +1,95 @@
+"""The losses of a3gan, against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deidcli.faces import align
+from deidcli.faces.recognizers import RECOGNIZERS
+from deidcli.methods.a3gan import losses
+from deidcli.methods.a3gan.losses import recognizer_view
+from deidcli.methods.blend import PADDING
+
+
+def test_attribute_loss_is_equation_9() -> None:
+    logits = torch.tensor([[0.0, 2.0], [-1.0, 5.0]])
+    present = torch.tensor([[1.0, 1.0], [0.0, -1.0]])  # the last one is not labeled
+    first = math.log(2) + math.log(1 + math.exp(-2))
+    expected = (first + math.log(1 + math.exp(-1))) / 2
+    assert float(losses.attribute_loss(logits, present)) == pytest.approx(expected)
+
+
+def test_a_m_is_xnor() -> None:
+    source = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    mask = torch.tensor([[0.0, 1.0, 0.0, 1.0]])
+    assert losses.xnor(source, mask).tolist() == [[1, 0, 0, 1]]
+
+
+def test_the_anonymization_loss_is_the_reciprocal_of_the_cross_entropy() -> None:
+    logits, avoided = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    loss = losses.anonymization_loss(logits, avoided, epsilon=0.5)
+    assert float(loss) == pytest.approx(1 / (2 * math.log(2) + 0.5))
+    far = losses.anonymization_loss(torch.tensor([[-4.0, 4.0]]), avoided)
+    near = losses.anonymization_loss(torch.tensor([[4.0, -4.0]]), avoided)
+    assert float(far) < float(loss) < float(near) < 1 / losses.EPSILON
+
+
+def test_identity_and_diversity_count_no_negative_cosine() -> None:
+    a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    b = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [1.0, 1.0]])
+    assert float(losses.identity_loss(a, b)) == pytest.approx((1 + 0 + math.sqrt(0.5)) / 3)
+    assert float(losses.diversity_loss(b)) == pytest.approx(math.sqrt(0.5) / 3)
+
+
+def test_critic_and_generator_pull_opposite_ways() -> None:
+    real, fake, penalty = torch.tensor([3.0, 1.0]), torch.tensor([0.5]), torch.tensor(0.25)
+    assert float(losses.critic_loss(real, fake, penalty)) == pytest.approx(0.5 - 2 + 2.5)
+    assert float(losses.adversarial_loss(fake)) == -0.5
+
+
+def test_the_gradient_penalty_of_a_linear_critic() -> None:
+    weight = torch.zeros(3, 4, 4)
+    weight[0, 0, 0], weight[1, 0, 0] = 3.0, 4.0  # length 5
+    real, fake = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    penalty = losses.gradient_penalty(
+        lambda x: (x * weight).sum((1, 2, 3)), real, fake, torch.tensor([0.2, 0.9])
+    )
+    assert float(penalty) == pytest.approx(16)
+
+
+def test_the_penalty_is_taken_between_the_two() -> None:
+    real, fake = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    penalty = losses.gradient_penalty(  # the slope of x^2 / 2 is x: 1 - share
+        lambda x: (x**2).sum((1, 2, 3)) / 2, real, fake, torch.tensor([0.25])
+    )
+    assert float(penalty.detach()) == pytest.approx((0.75 - 1) ** 2)
+
+
+def test_the_teacher_looks_where_the_mask_lies() -> None:
+    made, other, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), torch.zeros(4, 4)
+    other[..., 3, 3] = 1
+    assert float(losses.teacher_loss(made, other, mask)) == 0
+    assert float(losses.teacher_loss(made, other, mask + 1)) == pytest.approx(
+        1 / 16 + 1 / 12 + 1 / 12
+    )
+
+
+def test_equation_13_weighs_its_terms() -> None:
+    terms = {"adv": torch.tensor(2.0), "deid": torch.tensor(3.0)}
+    assert float(losses.generator_loss(terms, {"adv": 0.5, "deid": 10.0})) == 31
+
+
+def test_the_recognizer_sees_what_it_would_cut() -> None:
+    from deidcli.faces.recognizers import cut
+
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (128, 128), mode="bilinear")
+    chip = (picture[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    unit = align.chip_from_unit(np.eye(2, 3), 128, PADDING)
+    points = align.apply_affine(unit, align.MEAN_FACE_5)
+    expected = cut("mobilefacenet", chip, points).astype(np.float32) / 255
+    seen = recognizer_view(picture, RECOGNIZERS["mobilefacenet"])[0].permute(1, 2, 0).numpy()
+    assert float(np.abs(seen - expected).mean()) < 0.01

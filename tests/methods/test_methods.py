@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 
 from deidcli.methods import METHODS, describe_settings
@@ -13,7 +15,7 @@ def test_settings_that_trained_methods_share_with_their_facts() -> None:
 
     for name in FACTS:
         assert issubclass(method_class(name), method_facts(name))
-        assert settings_class(name) is method_class(name).__init__.__globals__["Settings"]
+        assert settings_class(name) is get_type_hints(method_class(name).__init__)["settings"]
 
 
 def test_names_that_are_known_without_an_import() -> None:

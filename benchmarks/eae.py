@@ -1,10 +1,10 @@
-"""The figures of docs/methods/method.md, from the repository's root:
+"""The figures of docs/notes/eae.md, from the repository's root:
 
     python -m benchmarks.eae measure DATA --out FOLDER [--attrs GSBE ...] [--network prn]
     python -m benchmarks.eae fresh DATA --out FOLDER [--attrs GSBE ...]
     python -m benchmarks.eae lfw DATA --out FOLDER
     python -m benchmarks.eae speed
-    python -m benchmarks.eae sheet docs/method.jpg
+    python -m benchmarks.eae sheet docs/eae.jpg
     python -m benchmarks.eae targets FILE.npy PICTURES...
 
 DATA holds celeba/train-*, celeba/test-* (parquet). Nothing is chosen by what the test split says.
@@ -39,9 +39,10 @@ from deidcli.faces.landmarks import landmarks
 from deidcli.methods.base import Context
 from deidcli.methods.eae import method, networks
 from deidcli.methods.eae import settings as eae_settings
+from deidcli.methods.loading import load_part, ready
 from deidcli.training.chips import Chips, load_all
 from deidcli.weights.files import download_folder
-from deidcli.weights.own import own_cards
+from deidcli.weights.own import own_cards, own_weights
 
 POINTS = (MEAN_FACE_5 + networks.PADDING) * networks.SIDE / (1 + 2 * networks.PADDING) - 0.5
 """Where the five landmarks lie in every chip, px."""
@@ -63,7 +64,7 @@ def chips_of(paths: list[Path], cache: Path) -> Chips:
 
 def method_of(letters: str, network: str) -> method.EmbeddedAutoencoders:
     """The method as the command line builds it."""
-    settings = method.Settings(attrs=letters, network=network, size=size_of())  # type: ignore[arg-type]
+    settings = eae_settings.EaeSettings(attrs=letters, network=network, size=size_of())  # type: ignore[arg-type]
     return method.EmbeddedAutoencoders(settings, "cpu")
 
 
@@ -106,7 +107,8 @@ def read(pictures: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
     """(N, m): what the FSN reads off chips."""
     size = networks.SIZES[size_of()]
     fsn = networks.FeatureSelection(size, len(ALL_LETTERS))
-    method.load_part(fsn, eae_settings.card_name(size_of(), "fsn"), "cpu")
+    load_part(fsn, "", own_weights(eae_settings.card_name(size_of(), "fsn"))[0])
+    ready(fsn, "cpu")
     order = list(ALL_LETTERS.values())
     chosen = [order.index(name) for name in eae_settings.names_of(letters)]
     parts = []
@@ -115,7 +117,7 @@ def read(pictures: NDArray[np.uint8], letters: str) -> NDArray[np.bool_]:
         batch = functional.avg_pool2d(
             batch.permute(0, 3, 1, 2).float() / 255, networks.SIDE // size.side
         )
-        parts.append((fsn.answers(batch)[:, chosen] > 0.5).numpy())
+        parts.append((fsn.probabilities(batch)[:, chosen] > 0.5).numpy())
     return np.concatenate(parts)
 
 

@@ -29,7 +29,7 @@ METHODS: dict[str, str] = {
 
 FACTS: dict[str, str] = {
     "dae": "deidcli.methods.dae.settings:DaeFacts",
-    "eae": "deidcli.methods.eae.settings:Facts",
+    "eae": "deidcli.methods.eae.settings:EaeFacts",
     "a3gan": "deidcli.methods.a3gan.settings:A3ganFacts",
     "sdn": "deidcli.methods.sdn.settings:SdnFacts",
 }

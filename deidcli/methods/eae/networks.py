@@ -1,4 +1,9 @@
-"""The networks of `eae`: feature selection, external and internal autoencoder."""
+"""The networks of `eae` (sec. III, Fig. 3 and 6): feature selection (FSN), external and internal
+autoencoder.
+
+In shapes: S is the side of the chips, (C, s, s) that of the codes r, y and d, m the number of
+attributes of a set. All tensors are float32.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,7 @@ SIDE = 224
 PADDING = 0.65
 """The chip holds the whole square that recognizers with the ArcFace template see, and an edge."""
 SLOPE = 0.1
-"""Of LeakyReLU on the negative side; the paper gives none."""
-
-# --- Networks
+"""Slope of LeakyReLU on the negative side; the paper gives none."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,13 @@ class Size:
     """The shape of the networks."""
 
     side: int
-    """Of the chips that they take, px."""
+    """Side of the chips that the networks take, px."""
     widths: tuple[int, int, int, int, int, int]
     """Channels of the FSN's six blocks; the external autoencoder has those of the first five."""
     kernel: int
-    """Of the first convolution, px."""
+    """Side of the first convolution's kernel, px."""
     stride: int
-    """Of the first convolution."""
+    """Stride of the first convolution."""
     pools: tuple[int, int, int, int, int, int]
     """Strides of the six max-poolings: 2 halves the map."""
     hidden: tuple[int, int]
@@ -68,7 +71,10 @@ SIZES: dict[str, Size] = {
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride: int, pool: int) -> nn.Sequential:
-    """Conv-BatchNorm-LeakyReLU-MaxPool (Fig. 6); pooling first gives the same and costs less."""
+    """Return Conv-BatchNorm-MaxPool-LeakyReLU.
+
+    Fig. 6 pools last; pooling before an increasing function gives the same and costs less.
+    """
     pooling = nn.MaxPool2d(2) if pool == 2 else nn.MaxPool2d(3, 1, 1)
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
@@ -79,7 +85,7 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int, pool: int) -> nn
 
 
 def _blocks(size: Size, count: int) -> nn.Sequential:
-    """The first `count` shared blocks: (N, 3, S, S) in [-1, 1] -> (N, C, s, s)."""
+    """Return the first `count` shared blocks: (N, 3, S, S) in [-1, 1] -> (N, C, s, s)."""
     blocks, inputs = [], 3
     for index, (width, pool) in enumerate(zip(size.widths[:count], size.pools, strict=False)):
         kernel, stride = (size.kernel, size.stride) if index == 0 else (3, 1)
@@ -109,21 +115,24 @@ class FeatureSelection(nn.Module):
         )
 
     def desired(self, chips: Tensor) -> Tensor:
-        """(N, 3, S, S) in [0, 1] -> d (N, C, s, s)."""
+        """Return d, the map that y is drawn to: (N, 3, S, S) in [0, 1] -> (N, C, s, s)."""
         out: Tensor = self.shared(chips * 2 - 1)
         return out
 
     def heads(self, desired: Tensor) -> Tensor:
-        """d -> (N, groups, 2) logits: absent, present."""
+        """Return the logits of a map d: (N, C, s, s) -> (N, groups, 2), absent and present."""
         flat = desired.flatten(1)
         return torch.stack([group(flat) for group in self.groups], 1)
 
     def forward(self, chips: Tensor) -> Tensor:
-        """(N, 3, S, S) in [0, 1] -> (N, groups, 2) logits."""
+        """Return the logits of chips: (N, 3, S, S) in [0, 1] -> (N, groups, 2)."""
         return self.heads(self.desired(chips))
 
-    def answers(self, chips: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, groups): P(present), logits averaged with the mirror image's."""
+    def probabilities(self, chips: Tensor) -> Tensor:
+        """Return P(present): (N, 3, S, S) in [0, 1] -> (N, groups).
+
+        The logits are averaged with those of the flipped chip.
+        """
         logits: Tensor = (self(chips) + self(chips.flip(3))) / 2
         return logits.softmax(2)[:, :, 1]
 
@@ -147,16 +156,17 @@ class ExternalAutoencoder(nn.Module):
         self.decoder = nn.Sequential(*layers, nn.Sigmoid())
 
     def encode(self, chips: Tensor) -> Tensor:
-        """x -> r."""
+        """Return the code r of chips x: (N, 3, S, S) in [0, 1] -> (N, C, s, s)."""
         out: Tensor = self.encoder(chips * 2 - 1)
         return out
 
     def decode(self, code: Tensor) -> Tensor:
-        """r or y -> a picture in [0, 1]."""
+        """Return the picture of a code r or y: (N, C, s, s) -> (N, 3, S, S) in [0, 1]."""
         out: Tensor = self.decoder(code)
         return out
 
     def forward(self, chips: Tensor) -> Tensor:
+        """Return chips encoded and decoded again, as the ablation SPRN publishes them."""
         return self.decode(self.encode(chips))
 
 
@@ -187,12 +197,13 @@ class InternalAutoencoder(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths[1:-1])
 
     def encode(self, code: Tensor) -> Tensor:
-        """r -> (N, m): above 0 where the attribute is there."""
+        """Return the internal code of r: (N, C, s, s) -> (N, m), above 0 where the attribute is
+        present."""
         out: Tensor = self.code(self.encoder(code))
         return out.flatten(1)
 
     def decode(self, bits: Tensor) -> Tensor:
-        """(N, m) in {-1, 1} -> y."""
+        """Return y: (N, m) in {-1, 1} -> (N, C, s, s)."""
         x = bits[:, :, None, None]
         for index, layer in enumerate(self.decoder):
             side = self.sides[-1 - index] if index < len(self.sides) else self.sides[0]
@@ -203,16 +214,21 @@ class InternalAutoencoder(nn.Module):
 
 
 def bits_of(code: Tensor) -> Tensor:
-    """(N, m) numbers -> +1 where above 0, else -1: all that leaves the internal encoder."""
+    """Return the (N, m) bits of an internal code: 1 where it is above 0, else -1.
+
+    They are all that leaves the internal encoder.
+    """
     return torch.where(code > 0, 1.0, -1.0)
 
 
 def code_of(external: ExternalAutoencoder, internal: InternalAutoencoder, chips: Tensor) -> Tensor:
-    """(N, 3, S, S) in [0, 1] -> (N, m): the mean over a chip and its mirror image."""
-    numbers = [internal.encode(external.encode(x)) for x in (chips, chips.flip(3))]
-    return (numbers[0] + numbers[1]) / 2
+    """Return the internal code that is rounded when publishing: the mean over a chip and its flip.
 
+    Args:
+        chips: (N, 3, S, S) in [0, 1].
 
-def frozen(module: nn.Module) -> nn.Module:
-    """Evaluation mode, no gradients."""
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    Returns:
+        (N, m).
+    """
+    codes = [internal.encode(external.encode(x)) for x in (chips, chips.flip(3))]
+    return (codes[0] + codes[1]) / 2

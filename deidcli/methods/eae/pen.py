@@ -1,8 +1,7 @@
-"""The Privacy Evaluation Network of `eae`: a recognizer that looks at published pictures.
+"""The Privacy Evaluation Network (PEN) of `eae`: a recognizer that looks at published pictures.
 
-Training alone needs it. By default it is a recognizer of the table; `--set pen=arcface` trains
-one here, as the paper does: ResNet50, 512 dimensions, the ArcFace loss (Deng, Guo, Xue, Zafeiriou,
-"ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019).
+Only training needs it. By default it is one of `faces.recognizers`; `--set pen=arcface` trains one
+here, as the paper does: ResNet50, 512 dimensions, the ArcFace loss (sec. III-C).
 """
 
 from __future__ import annotations
@@ -16,23 +15,24 @@ from deidcli.faces.recognizers import Recognizer
 from deidcli.methods.eae.networks import PADDING, Size
 
 EMBEDDING = 512
-"""Dimensions of the PEN's embeddings (sec. III-C)."""
+"""Dimensions of the embeddings of a PEN that is trained here (sec. III-C)."""
 
 
 class Embedder(nn.Module):
-    """A PEN of our own: (N, 3, 112, 112) in [0, 1] -> (N, 512), ResNet50 in the paper's size."""
+    """A PEN of our own: (N, 3, 112, 112) in [0, 1] -> (N, 512); ResNet50 in the paper's size."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.net = getattr(torchvision.models, size.embedder)(num_classes=EMBEDDING)
+        network = {"resnet18": torchvision.models.resnet18, "resnet50": torchvision.models.resnet50}
+        self.net = network[size.embedder](num_classes=EMBEDDING)
 
     def forward(self, chips: Tensor) -> Tensor:
         out: Tensor = self.net(chips * 2 - 1)
         return out
 
 
-class Classified(nn.Module):
-    """A PEN with a center for each person of its training."""
+class PersonClassifier(nn.Module):
+    """An embedder with a center for each person of its training."""
 
     def __init__(self, embedder: nn.Module, persons: int) -> None:
         super().__init__()
@@ -40,36 +40,11 @@ class Classified(nn.Module):
         self.centers = nn.Parameter(torch.randn(persons, EMBEDDING) * 0.01)
 
 
-def arcface_loss(
-    embeddings: Tensor, centers: Tensor, persons: Tensor, scale: float = 64, margin: float = 0.5
-) -> Tensor:
-    """Deng et al. 2019 (ArcFace), eq. 3: softmax over angles, the right one widened by `margin`.
-
-    Args:
-        embeddings: (N, D). centers: (P, D), one a person. persons: (N,) int64.
-    """
-    cosines = functional.normalize(embeddings) @ functional.normalize(centers).T
-    angles = torch.acos(cosines.clamp(-1 + 1e-6, 1 - 1e-6))
-    right = functional.one_hot(persons, len(centers)).bool()
-    widened = torch.where(right, torch.cos((angles + margin).clamp(max=torch.pi)), cosines)
-    return functional.cross_entropy(scale * widened, persons)
-
-
-def likeness_loss(published: Tensor) -> Tensor:
-    """(C, D) embeddings of a set's pictures -> 1 - their mean cosine to their common direction.
-
-    Ours, not the paper's: at 0 a recognizer sees no difference between the pictures, so it cannot
-    tell by one which faces have its attributes.
-    """
-    directions = functional.normalize(published)
-    return 1 - functional.cosine_similarity(directions, directions.mean(0)[None]).mean()
-
-
 def recognizer_view(chips: Tensor, recognizer: Recognizer) -> Tensor:
-    """What a recognizer sees of our chips, differentiable.
+    """Return what a recognizer sees of eae's chips; differentiable.
 
     Args:
-        chips: (N, 3, S, S) in [0, 1] with PADDING.
+        chips: (N, 3, S, S) in [0, 1], cut with PADDING.
 
     Returns:
         (N, 3, R, R) in [0, 1], black outside the chip.

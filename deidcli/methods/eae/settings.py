@@ -8,7 +8,7 @@ from typing import Literal
 
 from deidcli.celeba import LETTERS, parse_attributes
 from deidcli.errors import UsageError
-from deidcli.methods import base
+from deidcli.methods.base import Facts
 from deidcli.weights.own import own_cards
 
 SizeName = Literal["compact", "paper"]
@@ -16,7 +16,7 @@ Network = Literal["prn", "sprn"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class EaeSettings:
     """Settings of eae."""
 
     attrs: str = "GSBE"
@@ -34,7 +34,8 @@ class Settings:
 
 
 def letters_of(attributes: Sequence[str]) -> str:
-    """CelebA's names -> the set's name: letters in the order of LETTERS, else names with `+`."""
+    """Return the name of a set of attributes, given CelebA's names: letters in the order of
+    LETTERS, or the names joined with `+` where one of them has no letter."""
     order = {name: letter for letter, name in LETTERS.items()}
     if all(name in order for name in attributes):
         return "".join(letter for letter in LETTERS if LETTERS[letter] in attributes)
@@ -42,17 +43,17 @@ def letters_of(attributes: Sequence[str]) -> str:
 
 
 def names_of(letters: str) -> tuple[str, ...]:
-    """CelebA's names of a set, in the order of its internal code."""
+    """Return CelebA's names of a set, in the order of the units of its internal code."""
     return parse_attributes(letters.replace("+", ","))
 
 
 def card_name(size: str, part: str) -> str:
-    """`eae-compact-GSBE`: the name of a part's weights."""
+    """Return the name of a part's weights, such as `eae-compact-GSBE`."""
     return f"eae-{size}-{part}"
 
 
-def card_of(settings: Settings) -> str:
-    """The name of the weights of a set.
+def card_of(settings: EaeSettings) -> str:
+    """Return the name of the weights that serve the settings' set of attributes.
 
     Raises:
         UsageError: there are none.
@@ -73,21 +74,24 @@ def card_of(settings: Settings) -> str:
     )
 
 
-class Facts(base.Facts):
+class EaeFacts(Facts):
     """A picture without a face, from which only the asked attributes can be read."""
 
-    settings: Settings
+    settings: EaeSettings
     whole_chips = True
-    """Published crops are the chip as it is, without the mask's soft edge."""
 
     @classmethod
-    def warning(cls, settings: Settings) -> str | None:
-        """The ablation is there to be measured."""
+    def warning(cls, settings: EaeSettings) -> str | None:
+        """Return a warning for the ablation, which exists to be measured."""
         return "eae with network=sprn does NOT protect" if settings.network == "sprn" else None
 
     @classmethod
-    def weights(cls, settings: Settings) -> tuple[str, ...]:
-        """The names of the weight files that these settings load."""
+    def weights(cls, settings: EaeSettings) -> tuple[str, ...]:
+        """Return the names of the weight files that these settings load.
+
+        Raises:
+            UsageError: there are no weights for the settings' set of attributes.
+        """
         name = card_of(settings)
         if settings.network == "sprn":
             return (name,)

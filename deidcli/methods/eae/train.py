@@ -12,277 +12,184 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deidcli.faces import recognizers
-from deidcli.methods.eae import losses, networks
-from deidcli.methods.eae import settings as eae_settings
-from deidcli.methods.eae.pen import (
-    Classified,
-    Embedder,
-    arcface_loss,
-    likeness_loss,
-    recognizer_view,
+from deidcli.methods.eae import losses
+from deidcli.methods.eae.learner import adamw, learner_of, train_part
+from deidcli.methods.eae.networks import (
+    ExternalAutoencoder,
+    FeatureSelection,
+    InternalAutoencoder,
+    code_of,
 )
-from deidcli.methods.eae.recipe import (
-    Run,
-    Settings,
-    accuracy,
-    adamw,
-    batches,
-    fit,
-    is_made,
-    labels_of,
-    metadata,
-    read,
-    write_cards,
+from deidcli.methods.eae.objectives import (
+    external_objective,
+    frozen_networks,
+    fsn_objective,
+    internal_objective,
+    pen_objective,
+    sprn_objective,
 )
+from deidcli.methods.eae.pen import Embedder, PersonClassifier
+from deidcli.methods.eae.recipe import Recipe
+from deidcli.methods.eae.run import EaeRun, accuracy, load_file_into, metadata, open_run
+from deidcli.methods.eae.settings import names_of
 from deidcli.training.chips import with_own_faces
+from deidcli.training.loop import StoppedError
 
-__all__ = ["Settings", "train"]
+Settings = Recipe
+"""The name that `deid train` looks for."""
+__all__ = ["Recipe", "Settings", "train"]
 
 
 @with_own_faces
 def train(
     data: Sequence[Path],
     out: Path,
-    settings: Settings,
+    settings: Recipe,
     cache: Path | None = None,
     validation: Sequence[Path] = (),
     stop_after: int | None = None,
 ) -> list[Path] | None:
     """Train the parts and write their weights and cards to `out`.
 
-    Run it again after a kill: it goes on where it was and ends with the same weights.
+    The same call again resumes after a kill and ends with the same weights.
 
     Args:
         data, validation: folders or parquet files with labels; validation is only scored.
         cache: folder of the cut chips; default: `faces` in `out`, removed at the end.
-        stop_after: leave after this many steps of a part, as a kill would (for tests).
+        stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
         The weights' paths; None when stopped early.
+
+    Raises:
+        DeidError: the data lacks labels, a part that another builds on was not trained, or OUT
+            holds a part that was trained with other settings.
     """
     torch.set_num_threads(settings.threads)
     assert cache is not None, "with_own_faces names it"
-    run = Run(data, out, settings, cache, validation, stop_after)
-    if "internal" in _parts(settings) and settings.pen != "arcface":
+    run = open_run(data, out, settings, cache, validation, stop_after)
+    if "internal" in settings.parts() and settings.pen != "arcface":
         recognizers.load(settings.pen)  # the last part needs it: say so before the first
-    done = []
-    for part in _parts(settings):
-        path = run.path(part)
-        if not is_made(path, run.fixed(part)) and not _RECIPES[part](run):
-            return None
-        done.append(path)
-    write_cards(run, done)
-    return done
-
-
-def _parts(settings: Settings) -> list[str]:
-    if settings.part != "all":
-        return [settings.part]
-    own_pen = ["pen"] if settings.pen == "arcface" else []
-    return ["fsn", "external", *own_pen, "internal"]
+    try:
+        for part in settings.parts():
+            if not run.is_made(part):
+                PARTS[part](run)
+    except StoppedError:
+        return None
+    return [run.path(part) for part in settings.parts()]
 
 
 # --- The parts
 
 
-def _train_fsn(run: Run) -> bool:
+def _train_fsn(run: EaeRun) -> None:
     """Procedure 1: the FSN on the attributes (eq. 4)."""
-    torch.manual_seed(run.settings.seed)
-    model = networks.FeatureSelection(run.size, len(run.fsn_attributes))
-    if run.settings.fsn_initial:
-        read(model, Path(run.settings.fsn_initial))
+    recipe = run.settings
+    torch.manual_seed(recipe.seed)
+    model = FeatureSelection(run.size, len(run.fsn_attributes))
+    if recipe.fsn_initial:
+        load_file_into(model, Path(recipe.fsn_initial))
+    steps = recipe.fsn_epochs * run.per_epoch
+    learner = learner_of(run, model, lambda m: adamw(recipe, [(m, recipe.fsn_rate)]), steps)
 
-    def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        return losses.attribute_loss(model(images), run.targets(rows)).sum()
+    def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
+        images = run.images(rows, generator)
+        return learner.descend(step, fsn_objective(model, images, run.fsn_targets(rows)))
 
     @torch.no_grad()
-    def scores(model: nn.Module) -> dict[str, float]:
+    def scores_of(average: FeatureSelection) -> dict[str, float]:
         if run.held_out is None:
             return {}
-        assert isinstance(model, networks.FeatureSelection)
-        shown = batches(run.held_out, run.settings.device)
-        present = torch.cat([model.answers(b) for b in shown]).cpu().numpy() > 0.5
-        return accuracy(run.held_out, run.fsn_attributes, present)
+        found = torch.cat([average.probabilities(b) for b in run.held_out_batches()])
+        return accuracy(run.held_out, run.fsn_attributes, found.cpu().numpy() > 0.5)
 
-    steps = run.settings.fsn_epochs * run.per_epoch
-    optimizer = adamw(run, [(model, run.settings.fsn_rate)])
-    return fit(run, "fsn", model, optimizer, steps, run.settings.batch_size, loss_of, scores)
+    train_part(run, "fsn", learner, recipe.batch_size, step_of, scores_of)
 
 
-def _train_external(run: Run) -> bool:
-    """Procedure 3, line 5: the external autoencoder by its squared error (eq. 6)."""
-    torch.manual_seed(run.settings.seed + 1)
-    model = networks.ExternalAutoencoder(run.size)
-    fsn = run.load("fsn", networks.FeatureSelection(run.size, len(run.fsn_attributes)))
-    assert isinstance(fsn, networks.FeatureSelection)
+def _train_external(run: EaeRun) -> None:
+    """Procedure 3, line 5: the external autoencoder by its squared error (eq. 6).
+
+    Its encoder is the FSN's first five blocks and, unless `encoder_share` is above 0, stays so.
+    """
+    recipe = run.settings
+    torch.manual_seed(recipe.seed + 1)
+    model = ExternalAutoencoder(run.size)
+    fsn = run.trained("fsn", FeatureSelection(run.size, len(run.fsn_attributes)))
     model.encoder.load_state_dict(fsn.shared[:5].state_dict())
-    fixed = run.settings.encoder_share == 0
+    fixed = recipe.encoder_share == 0
     model.encoder.requires_grad_(not fixed)
+    rate = recipe.external_rate
+    rates: list[tuple[nn.Module, float]]
+    rates = [(model.encoder, rate * recipe.encoder_share), (model.decoder, rate)]
+    steps = recipe.external_epochs * run.per_epoch
+    learner = learner_of(run, model, lambda _: adamw(recipe, rates), steps)
 
-    def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        assert isinstance(model, networks.ExternalAutoencoder)
+    def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
         if fixed:
             model.encoder.eval()
-        # Times a picture's area in code places, which brings it to the order of 1.
-        return losses.reconstruction_loss(images, model(images)) * run.size.code_side**2
+        return learner.descend(step, external_objective(run, model, run.images(rows, generator)))
 
     @torch.no_grad()
-    def scores(model: nn.Module) -> dict[str, float]:
-        if run.held_out is None:
+    def scores_of(average: ExternalAutoencoder) -> dict[str, float]:
+        shown = run.held_out_batches()
+        if not shown:
             return {}
-        shown = batches(run.held_out, run.settings.device)
-        errors = [float(losses.reconstruction_loss(b, model(b))) for b in shown]
+        errors = [float(losses.reconstruction_loss(b, average(b))) for b in shown]
         return {"PSNR, dB": round(float(-10 * np.log10(np.mean(errors))), 2)}
 
-    settings = run.settings
-    steps = settings.external_epochs * run.per_epoch
-    rate = settings.external_rate
-    groups = [(model.encoder, rate * settings.encoder_share), (model.decoder, rate)]
-    optimizer = adamw(run, groups)
-    return fit(run, "external", model, optimizer, steps, settings.batch_size, loss_of, scores)
+    train_part(run, "external", learner, recipe.batch_size, step_of, scores_of)
 
 
-@dataclass(frozen=True)
-class _Judges:
-    """The frozen networks that judge published pictures in training."""
-
-    fsn: networks.FeatureSelection
-    external: networks.ExternalAutoencoder
-    pen: Callable[[Tensor], Tensor]
-    """(N, 3, S, S) in [0, 1] -> (N, D) embeddings less their mean over DATA, differentiable."""
-
-
-def _judges(run: Run) -> _Judges:
-    fsn = run.load("fsn", networks.FeatureSelection(run.size, len(run.fsn_attributes)))
-    external = run.load("external", networks.ExternalAutoencoder(run.size))
-    assert isinstance(fsn, networks.FeatureSelection) and isinstance(
-        external, networks.ExternalAutoencoder
-    )
-    pen = _pen(run)
-    # dlib's descriptors share most of their length: without its mean, strangers have a cosine of
-    # 0.83. The others' mean is near 0 anyhow.
-    some = run.chips.keep(np.arange(len(run.chips)) < CENTERED)
-    with torch.no_grad():
-        center = torch.cat([pen(b) for b in batches(some, run.settings.device)]).mean(0)
-    return _Judges(fsn, external, lambda chips: pen(chips) - center)
-
-
-CENTERED = 512
-"""Pictures of DATA whose mean embedding is taken off the PEN's."""
-
-
-def _pen(run: Run) -> Callable[[Tensor], Tensor]:
-    """The frozen PEN: chips -> embeddings."""
-    if run.settings.pen == "arcface":
-        entry = recognizers.RECOGNIZERS["mobilefacenet"]  # the geometry of ArcFace's template
-        net: nn.Module = run.load("pen", Embedder(run.size))
-    else:
-        loaded = recognizers.load(run.settings.pen, run.settings.device)
-        net, entry = loaded, loaded.recognizer
-    return lambda chips: net(recognizer_view(chips, entry))
-
-
-def _train_internal(run: Run) -> bool:
+def _train_internal(run: EaeRun) -> None:
     """Procedure 3, line 7: the internal autoencoder by eq. 7, all else frozen."""
-    settings = run.settings
-    torch.manual_seed(settings.seed + 2)
-    model = networks.InternalAutoencoder(run.size, len(run.attributes))
-    if settings.internal_initial:
-        read(model, Path(settings.internal_initial))
-    if settings.warm:
-        _warm_start(run, model, Path(settings.warm))
-    judges = _judges(run)
-    if not (settings.internal_initial or settings.warm):
-        model.encoder[0].load_state_dict(judges.fsn.shared[5].state_dict())
+    recipe = run.settings
+    torch.manual_seed(recipe.seed + 2)
+    model = InternalAutoencoder(run.size, len(run.attributes))
+    if recipe.internal_initial:
+        load_file_into(model, Path(recipe.internal_initial))
+    fine_tuned = bool(recipe.fine_tune_from)
+    if fine_tuned:
+        take_over_encoder(run, model, Path(recipe.fine_tune_from))
+    frozen = frozen_networks(run)
+    if not (recipe.internal_initial or fine_tuned):
+        model.encoder[0].load_state_dict(frozen.fsn.shared[5].state_dict())
+    steps = recipe.internal_steps or max(300, 6 * run.per_epoch)
+    learner = learner_of(run, model, lambda m: adamw(recipe, [(m, recipe.internal_rate)]), steps)
 
-    def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        assert isinstance(model, networks.InternalAutoencoder)
-        with torch.no_grad():
-            code = judges.external.encode(images)
-            desired = judges.fsn.desired(images)
-            said = judges.fsn.heads(desired)[:, run.chosen].softmax(2)[:, :, 1]
-        if settings.warm:
+    def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
+        if fine_tuned:
             model.encoder.eval()
-        numbers = model.encode(code)
-        hard = torch.from_numpy(labels_of(run.chips, run.attributes, rows)).to(said.device)
-        targets = torch.where(hard < 0, said, hard + settings.soft * (said - hard))
-        logits = torch.stack([-numbers / 2, numbers / 2], 2)
-        encoder = losses.attribute_loss(logits, targets).sum() * settings.a1
-        if not settings.warm and step % settings.picture_every:
-            return encoder
-        bits = networks.bits_of(numbers.detach())
-        return encoder + _picture_loss(run, judges, model, images, bits, desired)
+        images = run.images(rows, generator)
+        with_pictures = fine_tuned or step % recipe.picture_every == 0
+        loss = internal_objective(run, frozen, model, images, rows, with_pictures)
+        return learner.descend(step, loss)
 
     @torch.no_grad()
-    def scores(model: nn.Module) -> dict[str, float]:
+    def scores_of(average: InternalAutoencoder) -> dict[str, float]:
         if run.held_out is None:
             return {}
-        assert isinstance(model, networks.InternalAutoencoder)
-        parts = [
-            networks.code_of(judges.external, model, b) > 0
-            for b in batches(run.held_out, settings.device)
-        ]
-        return accuracy(run.held_out, run.attributes, torch.cat(parts).cpu().numpy())
+        codes = [code_of(frozen.external, average, b) for b in run.held_out_batches()]
+        return accuracy(run.held_out, run.attributes, torch.cat(codes).cpu().numpy() > 0)
 
-    optimizer = adamw(run, [(model, settings.internal_rate)])  # without what warm start froze
-    steps = settings.internal_steps or max(300, 6 * run.per_epoch)
-    batch = settings.batch_size
-    return fit(run, "internal", model, optimizer, steps, batch, loss_of, scores)
+    train_part(run, "internal", learner, recipe.batch_size, step_of, scores_of)
 
 
-MOST_CODES = 32
-"""Codes whose pictures are judged in a step; all of them up to five attributes."""
-
-
-def _picture_loss(
-    run: Run,
-    judges: _Judges,
-    model: networks.InternalAutoencoder,
-    images: Tensor,
-    bits: Tensor,
-    desired: Tensor,
-) -> Tensor:
-    """Eq. 7 on the pictures of a batch, each distinct picture made and judged once.
+def take_over_encoder(run: EaeRun, model: InternalAutoencoder, path: Path) -> None:
+    """Copy the encoder of other weights into `model`, with the units of the asked attributes, and
+    freeze both.
 
     Args:
-        images: the originals. bits: (N, m) in {-1, 1}. desired: (N, C, s, s), the FSN's d.
+        path: weights of an internal autoencoder whose set holds the asked attributes.
     """
-    codes, inverse = torch.unique(bits, dim=0, return_inverse=True)
-    count = bits.shape[1]
-    if 2**count <= MOST_CODES:  # the codes that no face of the batch has are judged too
-        places = 2 ** torch.arange(count, device=bits.device)
-        inverse = ((bits > 0) * places).sum(1)
-        codes = ((torch.arange(2**count, device=bits.device)[:, None] & places) > 0) * 2.0 - 1
-    y = model.decode(codes)
-    pictures = judges.external.decode(y)
-    # The picture carries the code and nothing else, so the code is what the FSN can read off it.
-    # Mirrored too, for the FSN's answer is the mean over both.
-    shown = torch.cat([pictures, pictures.flip(3)])
-    said = judges.fsn(shown)[:, run.chosen]
-    read = losses.attribute_loss(said, (codes.repeat(2, 1) + 1) / 2)
-    closeness = losses.reconstruction_loss(desired, y[inverse])
-    with torch.no_grad():
-        originals = judges.pen(images)
-    embeddings = judges.pen(pictures)
-    identity = losses.identity_loss(originals, embeddings[inverse])
-    loss = losses.multiple_loss(closeness, read, identity, run.settings.a1, run.settings.a2)
-    return loss + run.settings.alike * likeness_loss(embeddings)
-
-
-def _warm_start(run: Run, model: networks.InternalAutoencoder, path: Path) -> None:
-    """The encoder of other weights, and of its code the units of the asked attributes."""
-    from safetensors.torch import load_file
-
-    names = eae_settings.names_of(metadata(path)["settings"]["attrs"])
+    names = names_of(metadata(path)["settings"]["attrs"])
     chosen = [names.index(name) for name in run.attributes]
     tensors = {name: value.float() for name, value in load_file(path).items()}
     own = model.state_dict()
@@ -295,52 +202,50 @@ def _warm_start(run: Run, model: networks.InternalAutoencoder, path: Path) -> No
     model.code.requires_grad_(False)
 
 
-def _train_sprn(run: Run) -> bool:
+def _train_sprn(run: EaeRun) -> None:
     """The ablation: the external autoencoder alone, by eq. 8."""
-    settings = run.settings
-    judges = _judges(run)
-    model = deepcopy(judges.external)
-    if settings.sprn_initial:
-        read(model, Path(settings.sprn_initial))
+    recipe = run.settings
+    frozen = frozen_networks(run)
+    model = deepcopy(frozen.external)
+    if recipe.sprn_initial:
+        load_file_into(model, Path(recipe.sprn_initial))
     model.requires_grad_(True).train()
+    steps, rate = recipe.sprn_steps, recipe.sprn_rate
+    learner = learner_of(run, model, lambda m: adamw(recipe, [(m, rate)]), steps)
 
-    def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        pictures = model(images)
-        hard = torch.from_numpy(labels_of(run.chips, run.attributes, rows)).to(images.device)
-        read = losses.attribute_loss(judges.fsn(pictures)[:, run.chosen], hard)
-        identity = losses.identity_loss(judges.pen(images), judges.pen(pictures))
-        closeness = losses.reconstruction_loss(images, pictures)
-        return losses.multiple_loss(closeness, read, identity, settings.a1, settings.a2)
+    def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
+        images = run.images(rows, generator)
+        return learner.descend(step, sprn_objective(run, frozen, model, images, rows))
 
-    optimizer = adamw(run, [(model, settings.sprn_rate)])
-    return fit(run, "sprn", model, optimizer, settings.sprn_steps, settings.sprn_batch, loss_of)
+    train_part(run, "sprn", learner, recipe.sprn_batch, step_of)
 
 
-def _train_pen(run: Run) -> bool:
+def _train_pen(run: EaeRun) -> None:
     """Procedure 2: a PEN by the ArcFace loss on the persons of DATA."""
-    settings = run.settings
-    torch.manual_seed(settings.seed + 3)
+    recipe = run.settings
+    torch.manual_seed(recipe.seed + 3)
     persons, numbers = np.unique(run.chips.persons.astype(str), return_inverse=True)
-    model = Classified(Embedder(run.size), len(persons))
-    entry = recognizers.RECOGNIZERS["mobilefacenet"]
+    numbered = torch.from_numpy(numbers)
+    model = PersonClassifier(Embedder(run.size), len(persons))
 
-    def loss_of(model: nn.Module, images: Tensor, rows: NDArray[np.int64], step: int) -> Tensor:
-        assert isinstance(model, Classified)
-        embeddings = model.embedder(recognizer_view(images, entry))
-        labels = torch.from_numpy(numbers[rows]).to(images.device)
-        return arcface_loss(embeddings, model.centers, labels)
+    def sgd(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), recipe.pen_rate, momentum=0.9, weight_decay=5e-4)
 
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.pen_rate, momentum=0.9, weight_decay=5e-4
-    )
-    steps = settings.pen_epochs * run.per_epoch
-    return fit(run, "pen", model, optimizer, steps, settings.batch_size, loss_of)
+    learner = learner_of(run, model, sgd, recipe.pen_epochs * run.per_epoch)
+
+    def step_of(step: int, rows: Tensor, generator: torch.Generator) -> dict[str, float]:
+        images = run.images(rows, generator)
+        labels = numbered[rows].to(images.device)
+        return learner.descend(step, pen_objective(model, images, labels))
+
+    train_part(run, "pen", learner, recipe.batch_size, step_of)
 
 
-_RECIPES: dict[str, Callable[[Run], bool]] = {
+PARTS: dict[str, Callable[[EaeRun], None]] = {
     "fsn": _train_fsn,
     "external": _train_external,
     "pen": _train_pen,
     "internal": _train_internal,
     "sprn": _train_sprn,
 }
+"""The parts by name -> the function that trains one and writes it."""

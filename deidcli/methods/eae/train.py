@@ -43,9 +43,7 @@ from deidcli.methods.eae.settings import names_of
 from deidcli.training.chips import with_own_faces
 from deidcli.training.loop import StoppedError
 
-Settings = Recipe
-"""The name that `deid train` looks for."""
-__all__ = ["Recipe", "Settings", "train"]
+__all__ = ["Recipe", "train"]
 
 
 @with_own_faces

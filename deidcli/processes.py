@@ -45,10 +45,11 @@ def _limit_torch(threads: int) -> None:
 
 
 def leave_threads() -> None:
-    """One thread for OpenCV and torch in a process that may be forked from one that had more.
+    """Use one thread for OpenCV and torch in a process that may be forked from one with more.
 
-    Those threads do not live on in it, and whatever needs them would wait without end. So OpenCV
-    gets 0, which works in the calling thread and leaves its pool alone; with 1 it would join it.
+    The parent's threads do not exist in a forked process, and code that needs them would wait
+    forever. OpenCV therefore gets 0, which works in the calling thread and leaves its pool alone;
+    with 1 it would join the pool.
     """
     import cv2
 
@@ -155,8 +156,8 @@ def end_workers() -> None:
 class _Worker(ForkServerProcess):
     """A process that does not import the program that starts it.
 
-    It needs nothing of that program, and a script that calls `deidcli.anonymize` without
-    `if __name__ == "__main__"` would begin anew in every worker.
+    It needs nothing from that program, and a script that calls `deidcli.anonymize` without
+    `if __name__ == "__main__"` would start again in every worker.
     """
 
     @staticmethod

@@ -38,7 +38,7 @@ def verify_output(out: Path) -> dict[str, Any]:
         `ok` and `checks`, a list of name, ok, detail.
 
     Raises:
-        DeidError: OUT is no finished output.
+        DeidError: OUT is not a finished output.
     """
     record = read_manifest(out)
     if record is None:
@@ -73,7 +73,7 @@ def faces_left(
         `missed.Missed.as_dict`.
 
     Raises:
-        DeidError: OUT is no finished output, or OUT.private is not beside it.
+        DeidError: OUT is not a finished output, or OUT.private is not beside it.
     """
     record = read_manifest(out)
     assert record is not None, "verify_output has read it"

@@ -98,7 +98,7 @@ def read_passphrase(file: Path | None, environment: str | None, *, twice: bool) 
 
 
 def new_passphrase(text: str) -> bytes:
-    """A new passphrase that a program gives, as `read_passphrase` gives one that was typed.
+    """Check and normalize a new passphrase from a program, like `read_passphrase` for a typed one.
 
     Raises:
         UsageError: it is empty or weak.

@@ -89,7 +89,8 @@ class Places:
     """The face positions of an output's pictures."""
 
     def __init__(self, out: Path, fingerprint: str, keys: Keys) -> None:
-        """
+        """Find the face positions of an output.
+
         Raises:
             DeidError: neither OUT.private nor a sealed file has the positions, or the password
                 opens none of the sealed file's rows.

@@ -146,7 +146,7 @@ def find_landmarks(
         points: (5, 2), CenterFace's own for this face.
 
     Returns:
-        (5, 2) float64 in dlib's order, frame pixels; None where none fit.
+        (5, 2) float64 in dlib's order, frame pixels; None if none fit.
     """
     found = _find(gray, box, shape, points)
     return None if found is None else covering(found, box, shape)
@@ -189,7 +189,7 @@ def _find(gray: Image, box: Box, shape: BoxShape, points: Points | None = None) 
         points: (5, 2), CenterFace's own for this face.
 
     Returns:
-        (5, 2) float64 in dlib's order, frame pixels; None where none fit.
+        (5, 2) float64 in dlib's order, frame pixels; None if none fit.
     """
     if points is None:
         found = landmarks(gray, dlib_box(box, shape))

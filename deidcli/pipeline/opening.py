@@ -40,11 +40,11 @@ def open_sample(sample: Sample, run: Run, stages: Stages) -> Result | Work:
 
 
 def open_decoded(sample: Sample, decoded: Decoded, run: Run, stages: Stages) -> Result | Work:
-    """Detect. Of the input, its key, labels, boxes and row are used; its bytes are not.
+    """Detect faces. The sample's key, labels, boxes and row are used, but not its bytes.
 
     Returns:
-        Work with the faces that were found; without any, status `no_face` and the pixels that are
-        to be published instead. A Result, `failed` or `no_face`, where nothing is.
+        Work with the faces that were found; if there are none, with status `no_face` and the pixels
+        to publish instead. A Result, `failed` or `no_face`, if nothing is published.
     """
     try:
         found = _find(sample, decoded.pixels, run, stages)

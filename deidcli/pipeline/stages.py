@@ -157,7 +157,7 @@ def load_stages(settings: RunSettings, device: str, plan: Path | None = None) ->
 
 
 def stages_of(run: Run) -> Stages:
-    """The stages of a run, loaded once a process."""
+    """Return the stages of a run, loaded once per process."""
     journal = Journal(run.out)
     plan = journal.plan if plans.has_plan(journal.plan) else None
     stages = load_stages(run.settings, run.device, plan)

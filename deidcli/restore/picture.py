@@ -109,7 +109,8 @@ class NetworkRestorer:
         self, record: dict[str, Any], keys: Keys, places: Places | None, device: str,
         batch_size: int,
     ) -> None:  # fmt: skip
-        """
+        """Load the method.
+
         Args:
             places: the face positions; None: the pictures are crops.
         """

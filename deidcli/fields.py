@@ -23,7 +23,7 @@ def parse_fields(name: str, cls: type[Any], given: Mapping[str, str]) -> Any:
         UsageError: the setting does not exist, or a value is out of range.
     """
     hints = get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
+    names = [f.name for f in _settable(cls)]
     values = {}
     for key, text in given.items():
         if key not in names:
@@ -34,6 +34,12 @@ def parse_fields(name: str, cls: type[Any], given: Mapping[str, str]) -> Any:
         return cls(**values)
     except ValueError as error:
         raise UsageError(f"{name}: {error}", f"see: deid methods {name}") from None
+
+
+def _settable(cls: type[Any]) -> list[dataclasses.Field[Any]]:
+    """Return the fields that text can set; one that is a dataclass itself is set by programs."""
+    hints = get_type_hints(cls)
+    return [f for f in dataclasses.fields(cls) if not dataclasses.is_dataclass(hints[f.name])]
 
 
 def _parse(name: str, key: str, text: str, kind: Any) -> Any:
@@ -87,7 +93,7 @@ def describe_fields(cls: type[Any]) -> list[Described]:
     """Describe each field of a frozen dataclass, with the docstring below it."""
     docs, hints = field_docs(cls), get_type_hints(cls)
     rows = []
-    for field in dataclasses.fields(cls):
+    for field in _settable(cls):
         kind = hints[field.name]
         shown = "|".join(map(str, get_args(kind))) if get_origin(kind) else kind.__name__
         rows.append(Described(field.name, shown, str(field.default), docs.get(field.name, "")))

@@ -10,8 +10,10 @@ import typer
 
 from deidcli.cli.parameters import Json, completing, pairs
 from deidcli.cli.printing import end_with, say, table
-from deidcli.errors import DeidError, Stopped, UsageError
+from deidcli.errors import DeidError, Stopped
+from deidcli.fields import Described, describe_fields
 from deidcli.pipeline.options import method_names
+from deidcli.training.recipes import RECIPES, recipe_class
 
 
 def methods(
@@ -20,7 +22,12 @@ def methods(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the methods, or the settings of one."""
+    """List the methods; or the settings of one, and of its training.
+
+    \b
+    deid methods
+    deid methods eae
+    """
     from deidcli.methods import METHODS, describe_settings, method_facts
 
     if name is None:
@@ -30,13 +37,27 @@ def methods(
         else:
             table(list(lines.items()))
         return
-    method_facts(name)
-    rows = describe_settings(name)
+    trained_only = name in RECIPES and name not in METHODS  # such as attributes
+    of_run = [] if trained_only else describe_settings(name)
+    of_training = describe_fields(recipe_class(name)) if name in RECIPES else []
     if json:
-        keys = ("name", "type", "default", "help")
-        typer.echo(jsonlib.dumps([dict(zip(keys, row, strict=True)) for row in rows]))
+        told = {"settings": _objects(of_run), "training": _objects(of_training)}
+        typer.echo(jsonlib.dumps(told))
         return
-    say(_first_line(method_facts(name).__doc__))
+    if not trained_only:
+        say(_first_line(method_facts(name).__doc__))
+        _say_settings(of_run)
+    if of_training:
+        say("")
+        say(f"Training: deid train {name} DATA")
+        _say_settings(of_training)
+
+
+def _objects(rows: list[Described]) -> list[dict[str, str]]:
+    return [row._asdict() for row in rows]
+
+
+def _say_settings(rows: list[Described]) -> None:
     for key, kind, default, text in rows:
         say(f"  --set {key}={default}  ({kind})", 6)
         say(f"      {text}", 6)
@@ -79,21 +100,12 @@ def weights_verify(json: Json = False) -> None:
     end_with({"weights": rows}, error, json)
 
 
-TRAINABLE = {
-    "a3gan": "deidcli.methods.a3gan.train",
-    "attributes": "deidcli.training.attributes",
-    "dae": "deidcli.methods.dae.train",
-    "eae": "deidcli.methods.eae.train",
-    "sdn": "deidcli.methods.sdn.train",
-}
-"""What `deid train` trains -> the module with its `Settings` and `train()`."""
-
 What = Annotated[
     str,
     typer.Argument(
         metavar="WHAT",
-        help=", ".join(TRAINABLE) + ".",
-        autocompletion=completing(lambda: TRAINABLE),
+        help=", ".join(RECIPES) + ".",
+        autocompletion=completing(lambda: RECIPES),
     ),
 ]
 Cache = Annotated[
@@ -115,7 +127,8 @@ def train(
         Path | None, typer.Option("--out", "-o", help="Checkpoints and weights; runs/WHAT.")
     ] = None,
     validation: Annotated[
-        list[Path] | None, typer.Option("--validation", help="Scored after each epoch; repeatable.")
+        list[Path] | None,
+        typer.Option("--validation", help="Not trained on, only scored; repeatable."),
     ] = None,
     attrs: Annotated[str | None, typer.Option(help="eae: the attributes, such as GSBE.")] = None,
     size: Annotated[str | None, typer.Option(help="eae, a3gan, sdn: compact or paper.")] = None,
@@ -126,10 +139,10 @@ def train(
     cache: Cache = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Train weights. The same command again goes on after a kill.
+    """Train weights. The same command again resumes after a kill.
 
     DATA needs labels of CelebA's attributes (but for dae's targets clusters, neighbors, cells);
-    eae and a3gan need the recognizers of `make recognizers`. Settings: docs/methods.
+    eae and a3gan need the recognizers of `make recognizers`. Settings: deid methods WHAT.
 
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
@@ -137,31 +150,17 @@ def train(
     deid train a3gan celeba/train --set pool=portraits
     DEID_WEIGHTS=runs/dae deid anonymize faces -m dae --set target=supervised
     """
-    from importlib import import_module
-    from inspect import signature
-
-    from deidcli.fields import parse_fields
     from deidcli.processes import check_device, resolve_device
+    from deidcli.training import recipes
 
-    if what not in TRAINABLE:
-        raise UsageError(
-            f"there is nothing to train called {what!r}", f"one of: {', '.join(TRAINABLE)}"
-        )
-    recipe = import_module(TRAINABLE[what])
     given = pairs(settings or [])
     given |= {key: text for key, text in (("attrs", attrs), ("size", size)) if text is not None}
     check_device(device)
-    given["device"] = resolve_device(device)
-    # The class is called Recipe in the recipes that were brought to the common names.
-    settings_class = recipe.Recipe if hasattr(recipe, "Recipe") else recipe.Settings
-    chosen = parse_fields(what, settings_class, given)
-    extra = {"validation": validation} if validation else {}
-    if extra.keys() - signature(recipe.train).parameters.keys():
-        raise UsageError(f"{what} scores no --validation while it trains", "leave it out")
+    recipe = recipes.parse_recipe(what, given, resolve_device(device))
     folder = out or Path("runs") / what
     try:
-        made = recipe.train(data, folder, chosen, cache=cache, **extra)
+        made = recipes.train(what, data, folder, recipe, cache, validation or ())
     except KeyboardInterrupt:
-        raise Stopped("the same command again goes on from here") from None
-    for path in made if isinstance(made, list) else [made]:
+        raise Stopped("the same command again resumes") from None
+    for path in made:
         typer.echo(str(path))

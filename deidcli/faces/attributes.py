@@ -4,7 +4,8 @@ Trunk: MobileFaceNet (Chen et al. 2018, "MobileFaceNets: Efficient CNNs for Accu
 Face Verification on Mobile Devices", table 1) up to its last 1x1 convolution, with the layer
 names of FaceX-Zoo, so that FaceX-Zoo's recognizer can be its initial weights. Head: depthwise
 convolutions over the whole map (with a weight per position, as chips are aligned) and one linear
-layer. Training: `deid train attributes DATA`, see `train_attributes`. Scores: docs/attributes.md.
+layer. Training: `deid train attributes DATA`, see
+`training.attributes`. Scores: docs/attributes.md.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from torch.nn import functional
 
 
 def resized(chips: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """(N, S, S, 3) uint8 chips at another side."""
+    """Resize (N, S, S, 3) uint8 chips to another side."""
     if chips.shape[1] == side:
         return chips
     return np.stack([np.asarray(cv2.resize(chip, (side, side)), np.uint8) for chip in chips])
 
 
 def augment(chips: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Vary a batch: flip, turn, scale, shift, resolution, color.
+    """Vary a batch: flip, rotate, scale, shift, resolution, color.
 
     Args:
         chips: (N, S, S, 3) uint8 RGB.
@@ -38,14 +38,14 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 
 def _move(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Mirror half of them, turn by up to 8 degrees, scale by up to 10 %, shift by up to 4 %."""
+    """Flip half of them, rotate by up to 8 degrees, scale by up to 10 %, shift by up to 4 %."""
     count = len(images)
-    mirror = (_uniform(count, -1, 1, generator) > 0).float() * 2 - 1
+    flip = (_uniform(count, -1, 1, generator) > 0).float() * 2 - 1
     angle = _uniform(count, -0.14, 0.14, generator)
     scale = torch.exp(_uniform(count, -0.1, 0.1, generator))
     cosines, sines = torch.cos(angle) * scale, torch.sin(angle) * scale
     shift = _uniform(2 * count, -0.08, 0.08, generator).view(2, count)  # of half the side
-    rows = [cosines * mirror, -sines, shift[0], sines * mirror, cosines, shift[1]]
+    rows = [cosines * flip, -sines, shift[0], sines * flip, cosines, shift[1]]
     grid = functional.affine_grid(
         torch.stack(rows, 1).view(count, 2, 3), [count, 3, side, side], align_corners=False
     )
@@ -70,7 +70,7 @@ def _blur(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _recolor(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast and saturation by up to 25 %, a slight cast; 5 % turn gray."""
+    """Change brightness, contrast and saturation by up to 25 %, add a cast; 5 % become gray."""
     count = len(images)
 
     def each(low: float, high: float, channels: int = 1) -> Tensor:

@@ -28,7 +28,7 @@ NOT_IN_COMMAND = ("threads", "device", "checkpoint_steps")
 def training_command(
     what: str, settings: Any, leave_out: Collection[str] = (), paths: Collection[str] = ()
 ) -> str:
-    """The `deid train` command that rebuilds weights: every setting that is not the default.
+    """Return the `deid train` command that rebuilds weights: every setting but the defaults.
 
     Args:
         settings: the recipe's frozen dataclass.
@@ -38,7 +38,7 @@ def training_command(
     options = [
         f"--set {key}={Path(value).name if key in paths else value}"
         for key, value in asdict(settings).items()
-        if value != getattr(type(settings), key) and key not in (*NOT_IN_COMMAND, *leave_out)
+        if key not in (*NOT_IN_COMMAND, *leave_out) and value != getattr(type(settings), key)
     ]
     return " ".join([f"deid train {what} DATA", *options])
 
@@ -57,6 +57,9 @@ def write_own_weights(
     Args:
         card: the fields of `weights.own.Card` beside name, folder, file and sha256.
         metadata: text that stands in the file itself.
+
+    Returns:
+        The path of the safetensors file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"

@@ -24,11 +24,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint at `path`, or None when there is none.
+    """Load the checkpoint at `path`; None if there is none.
 
     Args:
-        settings: must equal the checkpoint's own `settings`, for a run that changes its settings
-            half way is no run that can be repeated.
+        settings: must equal the checkpoint's own `settings`, because a run that changes its
+            settings half way cannot be repeated.
+
+    Raises:
+        DeidError: it was made with other settings.
     """
     if not path.is_file():
         return None

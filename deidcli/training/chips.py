@@ -56,7 +56,7 @@ class Chips:
         return len(self.labels)
 
     def keep(self, mask: NDArray[np.bool_]) -> Chips:
-        """The rows where `mask` (N,) holds."""
+        """Return the rows where `mask` (N,) holds."""
         return Chips(self.chips[mask], self.found[mask], self.labels[mask], self.persons[mask])
 
 
@@ -92,7 +92,7 @@ def with_own_faces(train: Callable[P, R]) -> Callable[P, R]:
 def load_all(
     paths: Sequence[Path], side: int, padding: float, cache: Path, extend: bool = False
 ) -> Chips:
-    """The chips of several data sets, one after the other; see `load_chips`.
+    """Load the chips of several data sets, one after the other; see `load_chips`.
 
     Files of one folder name the same people; different folders different ones.
     """
@@ -112,7 +112,7 @@ def load_all(
 
 
 def load_chips(path: Path, side: int, padding: float, cache: Path, extend: bool = False) -> Chips:
-    """The chips of one data set, from the cache or cut now.
+    """Load the chips of one data set, from the cache or cut now.
 
     Args:
         path: a folder of pictures, a parquet file or a folder of them, as `deid anonymize` takes
@@ -161,7 +161,7 @@ def require_labels(faces: Chips, names: Sequence[str] = ()) -> None:
 
 
 def load_landmarks(paths: Sequence[Path], cache: Path) -> NDArray[np.float32]:
-    """(N, 5, 2) the landmarks of the rows of `load_all`, in the unit square of the mean face.
+    """Return the landmarks (N, 5, 2) of the rows of `load_all`, in the mean face's unit square.
 
     What they differ by from `align.MEAN_FACE_5` is pose and the shape of the face.
     """
@@ -233,7 +233,7 @@ def _cut(
 
 
 def _frames(source: Source) -> Iterator[tuple[Sample, align.Image]]:
-    """The inputs that are pictures and decode, in order."""
+    """Yield the inputs that are pictures and decode, in order."""
     for shard in source.shards:
         for sample in read_samples(shard, None):
             if sample.status:
@@ -247,7 +247,7 @@ def _frames(source: Source) -> Iterator[tuple[Sample, align.Image]]:
 
 
 def _find(frame: align.Image) -> align.Points | None:
-    """The five landmarks of the face nearest to the picture's center, as shares of its sides."""
+    """Return the landmarks of the face nearest to the picture's center, as shares of its sides."""
     faces = [box for box, _ in dlib_hog.detect_hog(frame)]
     if not faces:
         return None
@@ -258,7 +258,7 @@ def _find(frame: align.Image) -> align.Points | None:
 
 
 def _labels(sample: Sample) -> NDArray[np.int8]:
-    """(40,) int8 from the labels of a sample and from the columns of WORD_COLUMNS."""
+    """Return the labels (40,) int8 of a sample and of its columns of WORD_COLUMNS."""
     labels = np.array([sample.labels.get(name, 0) for name in CELEBA_ATTRIBUTES], np.int8)
     if sample.row is None:
         return labels

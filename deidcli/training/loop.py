@@ -18,12 +18,13 @@ from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def log(text: str) -> None:
-    """One line with the time on stderr; stdout is for results."""
+    """Print one line with the time on stderr; stdout is for results."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def cosine(step: int, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
-    """The learning rate's factor: linear from 0 to 1 over `warmup`, then a half cosine to `floor`.
+    """Return the learning rate's factor: linear from 0 to 1 over `warmup` steps, then a half cosine
+    to `floor`.
 
     Source: Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts.
     """
@@ -45,7 +46,7 @@ def seed_step(seed: int, step: int) -> torch.Generator:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """(count,) int64: the order of the samples in one epoch."""
+    """Draw the order of the samples in one epoch, (count,) int64."""
     return torch.randperm(count, generator=seed_step(seed + 7919, epoch))
 
 
@@ -61,8 +62,8 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def average_decay(step: int, decay: float) -> float:
-    """The decay of `update_average` at a step. Young averages would remember the initial weights:
-    it grows to its full value."""
+    """Return the decay of `update_average` at a step, which grows to its full value: a young
+    average would remember the initial weights."""
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -73,10 +74,11 @@ def optimizer_step(
     clip: float = 5.0,
     each_group: bool = False,
 ) -> float:
-    """One step of an optimizer.
+    """Take one step of an optimizer.
 
     Args:
-        loss: scalar. factor: of the learning rate each parameter group was made with.
+        loss: scalar.
+        factor: of the learning rate that each parameter group was made with.
         clip: highest norm of the gradient over all of the optimizer's parameters.
         each_group: clip each parameter group on its own instead.
 

@@ -5,29 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 import tarfile
 import zlib
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deidcli.errors import DeidError
 from deidcli.weights.pip_files import PipFile
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass  # type: ignore[import-not-found,unused-ignore]
-
-if TYPE_CHECKING:
-    pass
-# --- End of the quality metrics.
-
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, as lower-case hex."""
+    """Return the sha256 of a file's bytes, as lower-case hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -36,12 +25,12 @@ def file_sha256(path: Path) -> str:
 
 
 def download_folder() -> Path:
-    """Where archives lie that were fetched by `pip download`: $DEID_CACHE or ~/.cache/deid."""
+    """Return the folder for archives from `pip download`: $DEID_CACHE or ~/.cache/deid."""
     return Path(os.environ.get("DEID_CACHE") or Path.home() / ".cache" / "deid")
 
 
 def _unpacked(entry: PipFile) -> Path:
-    """The path of a file that an archive in `download_folder()` holds, unpacked beside it once.
+    """Return the path of a file of an archive in `download_folder()`, unpacked beside it once.
 
     An interrupted or altered copy is unpacked again, since only the right bytes are kept.
     """
@@ -67,7 +56,7 @@ def _unpacked(entry: PipFile) -> Path:
 
 @cache
 def pip_file(entry: PipFile) -> Path:
-    """The path of a weight file that pip installed, its sha256 checked once a process.
+    """Return the path of a weight file that pip installed, its sha256 checked once a process.
 
     Raises:
         DeidError: the package is not installed, the file is not in it, or its bytes differ.

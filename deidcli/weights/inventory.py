@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from deidcli.errors import DeidError
 from deidcli.weights import pip_files
@@ -18,19 +16,11 @@ from deidcli.weights.pip_files import (
     PipFile,
 )
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass  # type: ignore[import-not-found,unused-ignore]
-
-if TYPE_CHECKING:
-    pass
-
 
 def weights_in_use(
     detector: str, gate: bool, classifier: bool = False, own: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Name -> sha256 of the weights that a run needs, each verified.
+    """Verify the weights that a run needs and return their names -> sha256.
 
     Args:
         own: names of our own weights that the method loads.
@@ -51,12 +41,12 @@ def weights_in_use(
 
 
 def _entries() -> list[PipFile]:
-    """Every entry of the table, in its order."""
+    """Return every entry of the table, in its order."""
     return [value for value in vars(pip_files).values() if isinstance(value, PipFile)]
 
 
 def list_weights() -> list[dict[str, object]]:
-    """Every weight file: name, license, sha256, whether it is there, and how to get it."""
+    """Describe every weight file: name, license, sha256, `installed`, and how to get it."""
     ours: list[dict[str, object]] = [
         {
             "name": card.name,
@@ -81,7 +71,7 @@ def list_weights() -> list[dict[str, object]]:
 
 
 def verify_weights() -> list[dict[str, str]]:
-    """Name and state (`ok`, `missing`, `altered`) of every weight file."""
+    """Check every weight file: name and state (`ok`, `missing`, `altered`)."""
     ours = [{"name": card.name, "state": _own_state(card)} for card in own_cards().values()]
     return [*ours, *({"name": entry.name, "state": _state(entry)} for entry in _entries())]
 

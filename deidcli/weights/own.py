@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# --- Our own weights: safetensors with a card each, in weights/weights.toml.
-
-
 @dataclass(frozen=True)
 class Card:
     """What is known of a weight file: one table of weights.toml."""
@@ -45,7 +42,7 @@ class Card:
 
 
 def weights_folder() -> Path:
-    """Where the weights that we ship lie: in the installed package, or in the repository."""
+    """Return the folder of the weights that we ship: in the package, or in the repository."""
     package = Path(__file__).parent.parent
     folders = [package / "_weights", package.parent / "weights"]
     for folder in folders:
@@ -57,7 +54,7 @@ def weights_folder() -> Path:
 
 
 def own_cards() -> dict[str, Card]:
-    """The cards of our weight files, by name: those that we ship, and those in $DEID_WEIGHTS.
+    """Return the cards of our weight files by name: those that we ship and those in $DEID_WEIGHTS.
 
     Files of one kind belong together, so a kind that is in $DEID_WEIGHTS hides all that we ship
     of it, and leaves the other kinds.
@@ -86,12 +83,12 @@ def _cards(folder: Path, hint: str) -> dict[str, Card]:
 
 
 def how_to_mend(card: Card) -> str:
-    """How to mend a weight file of ours."""
+    """Return what a user can do about a weight file of ours that is missing or altered."""
     return "reinstall deidcli" if card.folder == weights_folder() else GIVEN_HINT
 
 
 def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
-    """The tensors of one of our weight files, its sha256 checked, and its card.
+    """Load one of our weight files, its sha256 checked, and its card.
 
     Returns:
         Tensors on the CPU as the file holds them (fp16 for most), by name.
@@ -106,7 +103,7 @@ def own_weights(name: str) -> tuple[dict[str, Tensor], Card]:
 
 
 def checked_card(name: str) -> Card:
-    """The card of one of our weight files, whose bytes are those of the card; torch is not loaded.
+    """Return the card of one of our weight files after checking its bytes; torch is not loaded.
 
     Raises:
         DeidError: as `own_weights`.

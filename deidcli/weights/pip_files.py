@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass  # type: ignore[import-not-found,unused-ignore]
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

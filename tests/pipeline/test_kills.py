@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -17,11 +18,10 @@ import pytest
 from deidcli.data.journal import private_folder
 from tests.conftest import (
     Outcome,
-    copy_people,
     manifest_without_times,
     tree,
 )
-from tests.reversible import chips, parquet_people, password_file, restored, sealed_run
+from tests.reversible import chips, parquet_people, password_file
 
 pytestmark = pytest.mark.usefixtures("cheap")
 
@@ -61,79 +61,88 @@ def test_killed_at_random_moments(tmp_path: Path, small_portraits: Path) -> None
     subprocess.run([*deid_command(), "verify", str(torn)], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("step", range(1, 21))
-def test_killed_between_any_two_writes(
-    tmp_path_factory: pytest.TempPathFactory, step: int, deid: Deid
-) -> None:
-    """A process that dies at its n-th file replacement leaves what the next run completes."""
-    folder = copy_people(tmp_path_factory.mktemp("kill") / "in", 4)
-    whole, torn = folder.parent / "whole", folder.parent / "torn"
-    args = ["anonymize", folder, "--no-gate", "--names", "keep", "--workers", 1, "--out"]
-    assert deid(*args, whole).code == 0
+class Killed(BaseException):
+    """The end of the process; nothing may catch it."""
 
-    class Killed(BaseException):
-        pass
 
-    real, left = os.replace, [step]
+def killed_at(step: int, after: bool, work: Callable[[], object]) -> str | None:
+    """Do some work that dies just before or just after its n-th `os.replace`.
+
+    Returns:
+        The name of the file that was being replaced; None: the work was over before.
+    """
+    real, seen, name = os.replace, 0, ""
 
     def replace(source: object, target: object) -> None:
-        left[0] -= 1
-        if left[0] == 0:
+        nonlocal seen, name
+        seen += 1
+        if seen > step:  # another thread of a process that is dead by now
             raise Killed
-        real(source, target)  # type: ignore[arg-type]
+        name = Path(str(target)).name
+        if seen < step or after:
+            real(source, target)  # type: ignore[arg-type]
+        if seen == step:
+            raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace)
         try:
-            deid(*args, torn)
+            work()
         except Killed:
-            assert not (torn / "manifest.json").exists()
-    assert deid(*args, torn).code == 0
-    assert tree(torn) == tree(whole)
+            return name
+    return None
 
 
-@pytest.mark.parametrize("kind", ["folder", pytest.param("parquet", marks=pytest.mark.slow)])
-def test_killed_between_any_two_writes_sealing(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, deid: Deid
-) -> None:
-    """Every place where a file gets its name, one after another."""
-    base = tmp_path_factory.mktemp("kill")
-    folder = chips(base / "in", 3)
+FAST = ["--detector", "none", "--no-gate", "--workers", 1, "--names", "keep", "--seed", 5]
+KINDS: dict[str, list[object]] = {
+    "folder": [],
+    "parquet": [],
+    "whole-set": ["--method", "k-same", "--set", "k=2"],
+    "sealed": ["--seal"],
+}
+WRITTEN = {
+    "folder": {"chip00.png", "chip02.png", "000000.parquet"},
+    "parquet": {"train-00000.parquet", "000000.parquet"},
+    "whole-set": {"plan", "000000.npy", "000000.json", "chip02.png"},
+    "sealed": {"faces.parquet", "chip02.png"},
+}
+"""Some of what each of them must have been killed at."""
+ALWAYS = {"run.json", "stages.json", "link.parquet", "metadata.parquet", "SHA256SUMS", "README.md"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_before_and_after_every_write(tmp_path: Path, kind: str, deid: Deid) -> None:
+    """At every place where a file gets its name: the same command ends with the same bytes."""
+    folder = chips(tmp_path / "in", 3)
     if kind == "parquet":
-        folder = parquet_people(base / "rows", folder)
-    whole = base / "whole"
-    extra = ["--detector", "none", "--no-gate"]
-    sealed_run(deid, folder, whole, *extra)
-
-    class Killed(BaseException):
-        pass
-
-    real, step, finished = os.replace, 0, False
-    while not finished:
-        step += 1
-        torn, left = base / f"torn{step}", [step]
-
-        def replace(source: object, target: object, left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise Killed
-            real(source, target)  # type: ignore[arg-type]
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "replace", replace)
-            try:
-                sealed_run(deid, folder, torn, *extra)
-                finished = True
-            except Killed:
-                assert not (torn / "manifest.json").exists()
-        sealed_run(deid, folder, torn, *extra)
-        assert tree(torn) == tree(whole)
-        assert manifest_without_times(torn)["seal"] == manifest_without_times(whole)["seal"]
-        shutil.rmtree(torn)
-        shutil.rmtree(private_folder(torn))
-    assert step > 8
-    restored_to = base / "to"
-    assert restored(deid, whole, restored_to).code == 0
+        folder = parquet_people(tmp_path / "rows", folder)
+    args = ["anonymize", folder, *FAST, *KINDS[kind], "--out"]
+    secret = ["--password-file", password_file(tmp_path)] if kind == "sealed" else []
+    whole, killed_at_names = tmp_path / "whole", set()
+    assert deid(*args, whole, *secret).code == 0
+    for step in itertools.count(1):
+        names = []
+        for after in (False, True):
+            torn = tmp_path / f"torn-{step}-{after}"
+            names.append(killed_at(step, after, lambda t=torn: deid(*args, t, *secret)))  # type: ignore[misc]
+            if names[-1] is None:
+                break
+            is_done = after and names[-1] == "manifest.json"
+            assert (torn / "manifest.json").exists() == is_done
+            again = deid(*args, torn, *secret)
+            assert again.code == 0, again.stderr
+            assert ("already done" in again.stderr) == is_done
+            assert tree(torn) == tree(whole), f"killed {'after' if after else 'before'} {names[-1]}"
+            assert manifest_without_times(torn).keys() == manifest_without_times(whole).keys()
+            left, right = private_folder(torn), private_folder(whole)
+            assert (left / "link.parquet").read_bytes() == (right / "link.parquet").read_bytes()
+            assert {p.name for p in left.iterdir()} == {p.name for p in right.iterdir()}
+            shutil.rmtree(torn)
+            shutil.rmtree(left)
+        if names[0] is None:
+            break
+        killed_at_names.add(names[0])
+    assert killed_at_names >= WRITTEN[kind] | ALWAYS | {"manifest.json"}, killed_at_names
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deidcli.errors import DeidError
+from deidcli import processes
+from deidcli.errors import DeidError, UsageError
 from tests.conftest import ROOT, copy_people
 
 LIGHT = ("--names", "keep", "--no-gate", "--detector", "hog", "--workers", 1)
@@ -46,3 +47,48 @@ def test_no_folder_for_sockets_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeidError, match="TMPDIR is too long") as caught:
         processes._shorten_temporary_folder()
     assert "--workers 1" in caught.value.hint
+
+
+def test_workers_import_what_they_need_and_no_more() -> None:
+    filters = "deidcli.methods.filters:Blur"
+    least = ("deidcli.pipeline.steps", "deidcli.methods.filters")
+    assert processes.modules_of(filters, False, "hog") == least
+    assert processes.modules_of(filters, True, "hog") == (*least, "deidcli.faces.gate")
+    assert processes.modules_of(filters, False, "auto") == (*least, "onnxruntime")
+    assert "deidcli.faces.dlib_detector" in processes.modules_of(filters, False, "cnn")
+
+
+def test_threads_are_limited_where_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "9")
+    monkeypatch.setenv("MKL_NUM_THREADS", "9")
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        processes.limit_threads(1)
+        assert (cv2.getNumThreads(), torch.get_num_threads()) == (1, 1)
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    with pytest.raises(UsageError, match="--device tpu"):
+        processes.check_device("tpu")
+    for there, found in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert processes.resolve_device("auto") == found
+        assert processes.resolve_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeidError, match="no CUDA device"):
+        processes.check_device("cuda")
+
+
+def test_workers_are_as_many_as_cores_up_to_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, workers in ((1, 1), (3, 3), (64, 16)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert processes.default_workers() == workers

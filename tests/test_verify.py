@@ -8,10 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from deidcli.cli import run
+from deidcli.data.journal import private_folder
 from deidcli.data.manifest import manifest_digest
 from deidcli.data.sealed import FILE
+from deidcli.errors import DeidError
+from deidcli.verify import verify_output
 from deidcli.weights.files import file_sha256
 from tests.conftest import (
     Outcome,
@@ -112,3 +118,105 @@ def test_verify_knows_the_sealed_file(tmp_path: Path, deid: Deid) -> None:
     assert deid("verify", out).code == 1
     (out / FILE).unlink()
     assert deid("verify", out).code == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an output and its private folder, of three chips."""
+    base = tmp_path_factory.mktemp("verify")
+    args = ["--detector", "none", "--no-gate", "--workers", "1", "--names", "keep"]
+    code = run(["anonymize", str(chips(base / "in", 3)), "--out", str(base / "out"), *args])
+    assert code == 0
+    return base
+
+
+def resum(out: Path) -> None:
+    """Make all checksums fit again, as a forger would."""
+    names = [p.relative_to(out).as_posix() for p in sorted((out / "images").iterdir())]
+    sums = "".join(f"{file_sha256(out / name)}  {name}\n" for name in names)
+    (out / "SHA256SUMS").write_text(sums)
+    path = out / "manifest.json"
+    record = json.loads(path.read_text())
+    record["files"] = {name: file_sha256(out / name) for name in record["files"]}
+    record["digest"] = manifest_digest(record)
+    path.write_text(json.dumps(record))
+
+
+def edit(out: Path, **counts: int) -> None:
+    path = out / "manifest.json"
+    record = json.loads(path.read_text())
+    record["counts"].update(counts)
+    path.write_text(json.dumps(record))
+
+
+def rows(path: Path, change: Callable[[list[dict[str, object]]], object]) -> None:
+    table = pq.read_table(path)
+    found = table.to_pylist()
+    change(found)
+    pq.write_table(pa.Table.from_pylist(found, schema=table.schema), path)
+
+
+def forged(out: Path) -> None:
+    """Another picture in place of a published one."""
+    Image.new("RGB", (48, 48)).save(out / "images/chip01.png")
+    resum(out)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "seed": (lambda out: edit(out, covered=1), {"manifest"}),
+    "sums up": (lambda out: (edit(out, ok=2), resum(out)), {"accounting", "metadata", "links"}),
+    "negative": (
+        lambda out: (edit(out, ok=4, failed=-1), resum(out)),
+        {"accounting", "metadata", "links"},
+    ),
+    "card": (lambda out: (out / "README.md").write_text("x"), {"tables"}),
+    "gone": (lambda out: (out / "images/chip01.png").unlink(), {"checksums"}),
+    "altered": (lambda out: Image.new("L", (9, 9)).save(out / "images/chip01.png"), {"checksums"}),
+    "more": (lambda out: (out / "images/x.png").write_bytes(b"x"), {"no other files"}),
+    "hidden": (lambda out: (out / ".x").write_bytes(b"x"), {"no other files"}),
+    "row gone": (
+        lambda out: (rows(out / "metadata.parquet", lambda r: r.pop()), resum(out)),
+        {"metadata"},
+    ),
+    "row double": (
+        lambda out: (rows(out / "metadata.parquet", lambda r: r.append(r[0])), resum(out)),
+        {"metadata"},
+    ),
+    "status": (
+        lambda out: (
+            rows(out / "metadata.parquet", lambda r: r[0].update(status="fallback")),
+            resum(out),
+        ),
+        {"metadata"},
+    ),
+    "forged": (forged, {"links"}),
+    "link": (
+        lambda out: rows(private_folder(out) / "link.parquet", lambda r: r[0].update(source="x")),
+        {"links"},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_fails_the_check_it_belongs_to(
+    finished: Path, tmp_path: Path, change: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    shutil.copytree(private_folder(finished / "out"), private_folder(out))
+    assert verify_output(out)["ok"]
+    alter, expected = CHANGES[change]
+    alter(out)
+    said = verify_output(out)
+    assert not said["ok"]
+    assert {check["name"] for check in said["checks"] if not check["ok"]} == expected, said
+
+
+def test_an_output_without_manifest_is_not_checked(tmp_path: Path) -> None:
+    with pytest.raises(DeidError, match="not a finished output") as caught:
+        verify_output(tmp_path)
+    assert "what deid anonymize wrote" in caught.value.hint
+    private_folder(tmp_path).mkdir()
+    with pytest.raises(DeidError) as caught:
+        verify_output(tmp_path)
+    assert "it resumes" in caught.value.hint

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from deidcli.data.columns import NO_WISH, Wish, fitted
+from deidcli.data.columns import NO_WISH, Columns, Wish, fitted, hiding, parse_columns
+from deidcli.errors import UsageError
 from tests.conftest import (
     Outcome,
     copy_people,
@@ -201,3 +203,41 @@ def test_columns_of_a_table_that_describes_no_picture(tmp_path: Path, deid: Deid
     outcome = deid(*base)
     assert outcome.json["columns"] == {"kept": [], "dropped": ["caption"]}
     assert "caption" not in pq.read_schema(out / "metadata.parquet").names
+
+
+def test_what_a_wish_takes() -> None:
+    plain, text = pa.int32(), pa.string()
+
+    def takes(wish: Wish, name: str, kind: pa.DataType, hides: bool = False) -> bool:
+        return wish.takes(name, kind, hides)
+
+    assert takes(NO_WISH, "Male", pa.int8()) and not takes(NO_WISH, "age", plain)
+    assert not takes(Wish(labels=("Smiling",)), "Male", pa.int8())
+    assert not takes(Wish(names=("all",), labels=("Smiling",)), "Male", pa.int8())
+    assert takes(Wish(names=("age",)), "age", plain) and not takes(Wish(names=("age",)), "b", plain)
+    everything = Wish(names=("all",))
+    assert takes(everything, "age", plain) and not takes(everything, "age", plain, hides=True)
+    assert not takes(everything, "identity", text) and not takes(everything, "embedding", plain)
+    assert not takes(everything, "x", pa.binary())
+    both = Wish(names=("all",), identities=True)
+    assert takes(both, "identity", text) and not takes(Wish(identities=True), "age", plain)
+
+
+def test_columns_that_could_hide_a_picture() -> None:
+    kinds = {**{f"e{n}": pa.float32() for n in range(16)}, "age": pa.int8(), "e_last": pa.int8()}
+    assert hiding(kinds, {"note": 512.0, "pixels": 512.1}) == {
+        "pixels", *(f"e{n}" for n in range(16))
+    }  # fmt: skip
+    del kinds["e15"]
+    assert hiding(kinds, {}) == set()
+
+
+def test_the_record_of_columns_counts_what_may_be_data() -> None:
+    said = Columns.of(["b"], ["a", "b", "Jane Doe", "a"]).record()
+    assert said == {"kept": ["b"], "dropped": ["a"], "dropped_unnamed": 1}
+
+
+def test_a_list_of_columns() -> None:
+    assert parse_columns('a,"b, c"') == ("a", "b, c") and parse_columns("all") == ("all",)
+    with pytest.raises(UsageError):
+        parse_columns("")

@@ -6,11 +6,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deidcli.crypto import passwords
+from deidcli.data import geometry
 from deidcli.data.geometry import SEALED
 from deidcli.data.journal import private_folder
+from deidcli.errors import DeidError
 from tests.conftest import (
     Outcome,
     copy_people,
@@ -107,3 +111,40 @@ def test_places_of_other_pictures_do_not_fit(tmp_path: Path, deid: Deid) -> None
     counts = outcome.json["counts"]
     assert (counts["network"], counts["failed"]) == (1, 2)
     assert "not what was sealed" in outcome.json["failed"][0]["reason"]
+
+
+def test_a_box_is_rounded_outwards() -> None:
+    assert geometry.rounded((8.0, 15.9, 16.0, 16.1)) == [8, 8, 16, 24]
+    assert geometry.rounded((-0.1, 0.0, 7.9, 8.0)) == [-8, 0, 8, 8]
+
+
+def test_a_face_has_a_place_in_the_metadata_only_when_asked() -> None:
+    def names(nonces: bool, boxes: bool) -> list[str]:
+        kind = geometry.face_type(nonces, boxes)
+        return [kind.field(number).name for number in range(kind.num_fields)]
+
+    assert names(False, False) == ["method"] and names(True, False) == ["method", "nonce"]
+    assert names(False, True) == ["method", "box"]
+
+
+def test_sealed_places_are_bound_to_their_picture_and_run(tmp_path: Path) -> None:
+    keys = passwords.derive(b"some words of mine", passwords.Kdf(bytes(16), passwords.COSTS[0]))
+    affine = [1.0, 0.0, 3.0, 0.0, 2.0, 4.0]
+    row = geometry.sealed_row(keys, "f" * 64, "images/a.png", [{"affine": affine}])
+    out = tmp_path / "out"
+    (out / "sealed").mkdir(parents=True)
+
+    def write(name: str) -> None:
+        rows = [{**row, "file_name": name}]
+        pq.write_table(pa.Table.from_pylist(rows, geometry.SEALED_SCHEMA), out / geometry.SEALED)
+
+    write("images/a.png")
+    places = geometry.Places(out, "f" * 64, keys)
+    assert places.affines("images/a.png", 1)[0].tolist() == [[1, 0, 3], [0, 2, 4]]
+    with pytest.raises(ValueError, match="another number"):
+        places.affines("images/a.png", 2)
+    with pytest.raises(DeidError, match="password"):
+        geometry.Places(out, "e" * 64, keys)
+    write("images/b.png")
+    with pytest.raises(DeidError, match="password"):
+        geometry.Places(out, "f" * 64, keys)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deidcli.data.listing import File
+from deidcli.data.names import Names
 from tests.conftest import Outcome, picture_bytes
 
 Deid = Callable[..., Outcome]
@@ -44,3 +46,14 @@ def test_names_that_collide_or_cannot_be_written(
         counts = outcome.json["counts"]
         assert counts["inputs"] == 9 and counts["ok"] == (9 if kind == "frames" else 8)
         assert deid("verify", out).code == 0, deid("verify", out).stdout
+
+
+def test_a_name_changes_only_where_two_would_collide() -> None:
+    keys = ["a.jpg", "a.png", "b.jpg", "c.heic", "c.heic.png", "d"]
+    names = Names([File(key, Path(key), is_picture=True) for key in keys])
+    assert [names.name(key) for key in keys] == [
+        "a.jpg", "a.png", "b.jpg", "c.heic_.png", "c.heic.png", "d.png"
+    ]  # fmt: skip
+    assert [names.stem(key) for key in keys] == [
+        "a.jpg", "a.png", "b", "c", "c.heic.png", "d"
+    ]  # fmt: skip

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from deidcli.data.journal import private_folder
+from deidcli.data import order
+from deidcli.data.journal import Journal, private_folder
+from deidcli.data.parquet import Layout, ParquetShard
+from deidcli.data.samples import Sample
+from deidcli.data.sink import Output, Result, Written
 from tests.conftest import (
     Outcome,
     copy_people,
@@ -105,3 +110,55 @@ def test_a_resumed_parquet_run_has_the_same_bytes(tmp_path: Path, deid: Deid) ->
     (out / "data/train-00001-of-00002.parquet").unlink()
     assert deid(*args).code == 0 and tree(out) == before
     assert deid("verify", out).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *(("data/test-0.parquet", "test"), ("x/dev_1.parquet", "validation")),
+        *(("val.parquet", "validation"), ("test/a.parquet", "train"), ("latest.parquet", "train")),
+    ],
+)
+def test_splits_by_words_of_the_name(name: str, split: str) -> None:
+    assert order.split_of(name) == split
+
+
+def shard(number: int, key: str, rows: int = 2) -> ParquetShard:
+    return ParquetShard(
+        number, f"/{key}", key, (0,), 0, rows, Layout("image", False, (), None, None)
+    )
+
+
+def test_random_file_names_follow_a_secret_and_no_order() -> None:
+    keys = ["b/zebra.parquet", "test-ant.parquet", "mouse.parquet", "cow.parquet"]
+    shards = [shard(n, key) for n, key in enumerate([*keys, keys[0]])]
+    assert order.file_names(shards, None) == {key: key for key in keys}
+    named = order.file_names(shards, b"secret")
+    assert sorted(named.values()) == [
+        "test-00000-of-00001.parquet",
+        *(f"train-{n:05d}-of-00003.parquet" for n in range(3)),
+    ]
+    assert named["test-ant.parquet"].startswith("test") and named == order.file_names(
+        shards[::-1], b"secret"
+    )
+    others = {tuple(order.file_names(shards, bytes([n])).values()) for n in range(20)}
+    assert len(others) > 1
+
+
+def test_rows_are_in_the_sources_order_or_in_that_of_their_names(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out")
+    journal.create()
+    (journal.folder / "run.json").write_text("{}")
+    names = {0: ["m", "z"], 1: ["a"], 2: ["q", "b"]}
+    for number, found in names.items():
+        rows = [(Result(Sample(n), "ok"), (Written(Output(n, b"", 1, 1), "0"),)) for n in found]
+        journal.write_part(number, rows)
+    shards = [shard(0, "x"), shard(1, "x"), shard(2, "y")]
+    assert order.row_orders(journal, shards, False) == {
+        "x": [(0, 0), (0, 1), (1, 0)],
+        "y": [(2, 0), (2, 1)],
+    }
+    assert order.row_orders(journal, shards, True) == {
+        "x": [(1, 0), (0, 0), (0, 1)],
+        "y": [(2, 1), (2, 0)],
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli.data.people import names_people
+from deidcli.data.people import has_given_name, names_people, names_person
 from tests.conftest import (
     Outcome,
     copy_people,
@@ -74,3 +74,14 @@ def test_folders_named_after_people_are_warned_of(tmp_path: Path, deid: Deid) ->
         outcome = deid(*args, "--names", names)
         assert outcome.code == 0 and ("named after people" in outcome.stderr) == warned
     assert_gone(tmp_path / "random", b"Jane", b"Doe")
+
+
+def test_a_given_name_is_a_word_of_its_own() -> None:
+    assert has_given_name("photos of anna (2020)") and has_given_name("JOHN-1.jpg")
+    assert not has_given_name("annals") and not has_given_name("johnson") and not has_given_name("")
+
+
+def test_two_to_four_words_and_none_that_is_common() -> None:
+    assert names_person("Xu Li Wang Zhou") and names_person("O'Brien, Pat")
+    assert not names_person("Xavier") and not names_person("Xa Xb Xc Xd Xe")
+    assert not names_person("Old Bridge") and not names_person("XAVIER QUINTUS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from deidcli.errors import DeidError
+from deidcli.evaluate import missed
 from deidcli.evaluate.missed import Missed
 from deidcli.faces.second_look import Place
 from tests.conftest import PEOPLE, Outcome
@@ -91,3 +94,70 @@ def test_the_interval_is_wilsons() -> None:
     assert said.faces == 3 and low == pytest.approx(0.0027, abs=1e-3)
     assert high == pytest.approx(0.0357, abs=1e-3)
     assert "a" not in json.dumps(list(said.as_dict().values()))
+
+
+def test_what_was_looked_at_is_not_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "out.private").mkdir()
+    (out / "SHA256SUMS").write_text("one")
+    asked: list[int | None] = []
+    place = Place((1.0, 2.0, 30.0, 40.0), 0.5, "hog")
+
+    def look(out: Path, record: object, sample: int | None, *_: object) -> Missed:
+        asked.append(sample)
+        return Missed(4, 9, {"images/a.jpg": [place]}, 1)
+
+    monkeypatch.setattr(missed, "look_again", look)
+
+    def again(sample: int | None) -> Missed:
+        return missed.kept_or_new(out, {}, sample, "cpu", 1, lambda *_: None)
+
+    assert again(5) == again(5) == Missed(4, 9, {"images/a.jpg": [place]}, 1) and asked == [5]
+    again(None)
+    (out / "SHA256SUMS").write_text("two")
+    again(None)
+    assert asked == [5, None, None]
+
+
+def test_the_figure_of_what_is_left() -> None:
+    place = Place((0.0, 0.0, 9.0, 9.0), 0.5, "hog")
+    said = Missed(10, 40, {"a": [place, place], "b": [place]}, 3).as_dict()
+    assert (said["pictures"], said["faces"], said["share"]) == (2, 3, 0.2)
+    assert (said["looked"], said["published"], said["unread"]) == (10, 40, 3)
+    assert said["low"] == pytest.approx(0.0567, abs=1e-4) and "a" not in said
+    assert Missed(0, 0, {}).as_dict()["share"] is None
+
+
+def test_a_sample_is_the_same_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = {f"images/{n:03d}.jpg": [] for n in range(50)}
+    monkeypatch.setattr(missed, "replaced_units", lambda out, record: units)
+    chosen: list[list[str]] = []
+
+    def work(out: Path, units: dict[str, object], *_: object) -> list[tuple[str, object]]:
+        chosen.append(list(units))
+        left = [Place((0.0, 0.0, 9.0, 9.0), 0.5, "hog")]
+        return [(n, [left, [], None][i % 3]) for i, n in enumerate(units)]
+
+    monkeypatch.setattr(missed, "_work", work)
+
+    def look(sample: int | None) -> Missed:
+        return missed.look_again(tmp_path, {}, sample, "cpu", 1, lambda *_: None)
+
+    said = look(12)
+    assert (said.looked, said.unread, len(said.found), said.published) == (8, 4, 4, 50)
+    look(12)
+    look(None)
+    assert chosen[0] == chosen[1] and len(set(chosen[0])) == 12 and chosen[2] == list(units)
+    assert chosen[0] != sorted(units)[:12], "not the first ones"
+
+
+def test_without_the_private_folder_nobody_knows_what_was_replaced(
+    tmp_path: Path, deid: Deid
+) -> None:
+    out = blinded(tmp_path, "left", deid)
+    shutil.rmtree(out.with_name("left.private"))
+    with pytest.raises(DeidError, match=r"left\.private is not beside"):
+        missed.replaced_units(out, {})

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from deidcli.faces import detect
-from deidcli.faces.detect import Detector, faces_at
+from deidcli.faces.align import MEAN_FACE_5
+from deidcli.faces.detect import Detector, Face, faces_at, joined, overlap, whole_frame
 from tests.conftest import PEOPLE
 
 
@@ -29,3 +30,26 @@ def test_detectors_find_everybody_in_a_scene(name: str) -> None:
         x0, y0, x1, y1 = face.box
         assert (face.landmarks > [x0 - 20, y0 - 20]).all()
         assert (face.landmarks < [x1 + 20, y1 + 20]).all()
+
+
+def test_the_overlap_of_two_boxes() -> None:
+    one = (0.0, 0.0, 10.0, 10.0)
+    assert overlap(one, one) == 1 and overlap(one, (10.0, 0.0, 20.0, 10.0)) == 0
+    assert overlap(one, (5.0, 0.0, 15.0, 10.0)) == pytest.approx(1 / 3)
+
+
+def test_a_given_box_is_a_new_face_unless_it_was_found() -> None:
+    def face(x: float) -> Face:
+        return Face((x, 0.0, x + 10, 10.0), 1.0, np.zeros((5, 2)))
+
+    found, same, other = face(0), face(3), face(6)
+    assert joined([found], [same, other]) == [found, other]
+    assert joined([], [same]) == [same]
+
+
+def test_no_detector_takes_the_whole_picture() -> None:
+    frame = np.zeros((90, 150, 3), np.uint8)
+    (face,) = Detector("none")(frame)
+    assert face.box == (0, 0, 150, 90) and face.fitted and face.score == 1
+    assert np.allclose(face.landmarks, (MEAN_FACE_5 - 0.5) * 60 + [75, 45])
+    assert np.allclose(whole_frame(frame).landmarks, face.landmarks)

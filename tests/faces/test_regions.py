@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from deidcli.faces.regions import HEAD_PADDING, REGIONS, region_mask
+from deidcli.faces.align import MEAN_FACE_5
+from deidcli.faces.regions import FEATHER, HEAD_PADDING, REGIONS, region_mask
 
 
 def test_mask_is_whole_inside_and_ends_in_the_chip() -> None:
@@ -19,3 +21,23 @@ def test_mask_is_whole_inside_and_ends_in_the_chip() -> None:
         assert (mask[inside <= 1] == 1).all()
         edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
         assert edge.max() == 0
+
+
+def test_a_mask_falls_to_half_in_the_middle_of_its_feather() -> None:
+    """At the known distance from the edge, on an axis of the ellipse."""
+    size, head = 2048, REGIONS["head"]
+    mask = region_mask("head", size, HEAD_PADDING)
+    step = (2 * HEAD_PADDING + 1) / size
+    row = round((head.y + HEAD_PADDING) / step - 0.5)
+    mean = (head.half_width + head.half_height) / 2
+    for share, value in ((-0.1, 1.0), (0.25, 0.84375), (0.5, 0.5), (0.75, 0.15625), (1.05, 0.0)):
+        x = head.x + head.half_width * (1 + share * FEATHER / mean)
+        assert mask[row, round((x + HEAD_PADDING) / step - 0.5)] == pytest.approx(value, abs=0.02)
+
+
+def test_the_face_lies_in_the_head_and_holds_all_landmarks() -> None:
+    face, head = (region_mask(r, 256, HEAD_PADDING, 1e-6) for r in ("face", "head"))  # type: ignore[arg-type]
+    assert (head[face > 0] == 1).all() and head.sum() > 1.5 * face.sum()
+    step = (2 * HEAD_PADDING + 1) / 256
+    for x, y in MEAN_FACE_5:
+        assert face[int((y + HEAD_PADDING) / step), int((x + HEAD_PADDING) / step)] == 1

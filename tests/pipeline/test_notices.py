@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from deidcli.data.columns import Columns, Wish
+from deidcli.data.source import Source
+from deidcli.pipeline import notices
+from deidcli.settings import RunSettings
 from tests.conftest import Outcome
 from tests.datasets import portraits, write_shard
 
@@ -44,3 +49,37 @@ def test_lfw_layout_warns_of_names(tmp_path: Path, deid: Deid) -> None:
     data = b"".join(p.read_bytes() for p in (tmp_path / "random").rglob("*") if p.is_file())
     assert b"Nobody" not in data
     assert "Nobody" not in "".join(str(p) for p in (tmp_path / "random").rglob("*"))
+
+
+def test_what_is_told_before_a_run() -> None:
+    source = Source("folder", Path("in"), (), 0, "", warnings=("w",), private_warnings=("p",))
+    plain = RunSettings("blackout", names="keep")
+    assert notices.warnings_of(source, plain) == ["p", "w"]
+    people = dataclasses.replace(source, names_people=True)
+    assert "named after people" in notices.warnings_of(people, plain)[-1]
+    assert notices.warnings_of(people, RunSettings("blackout", names="random")) == ["p", "w"]
+    copies = RunSettings("blackout", names="keep", on_no_face="copy")
+    assert "copied as they are" in notices.warnings_of(source, copies)[-1]
+    assert "--yes" not in notices.warnings_of(source, copies)[-1]
+    careless = dataclasses.replace(copies, yes=True)
+    assert notices.warnings_of(source, careless)[-1].endswith("finds one (--yes)")
+    dropped = dataclasses.replace(source, columns=Columns(("a",), ("b",)))
+    assert [n.split(":")[0] for n in notices.warnings_of(dropped, plain)[2:]] == [
+        "columns published",
+        "columns not published",
+    ]
+
+
+def test_attributes_without_labels_are_said_to_be_predicted() -> None:
+    source = Source("folder", Path("in"), (), 0, "", label_names=("Male",))
+    assert notices.predicted_attributes(None, source) == ()
+    assert notices.predicted_attributes(("Male", "Smiling"), source) == ("Smiling",)
+    settings = RunSettings("blackout", names="keep", attributes=("Male", "Smiling"))
+    assert notices.warnings_of(source, settings) == [
+        "the input has no labels for Smiling: they are predicted"
+    ]
+
+
+def test_the_wish_is_what_was_asked_for() -> None:
+    settings = RunSettings("blackout", columns=("age",), keep_identity=True, attributes=("Male",))
+    assert notices.wish_of(settings) == Wish(("age",), True, ("Male",))

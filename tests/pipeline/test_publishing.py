@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from deidcli.data.images import decode
+from deidcli.methods import parse_settings
+from deidcli.pipeline.publishing import encoded
 from tests.conftest import Outcome, picture_bytes
 from tests.datasets import portraits, write_shard
+from tests.pipeline.making import LEFT, RIGHT, a_face, a_run, some_work
 
 Deid = Callable[..., Outcome]
 
@@ -50,3 +55,48 @@ def test_a_blacked_out_crop_of_a_whole_chip_is_black_to_its_edge(
     assert deid("anonymize", source, "--out", out, *args).json["counts"]["fallback"] == 2
     for row in pq.read_table(next((out / "data").iterdir()))["image"].to_pylist():
         assert np.asarray(Image.open(io.BytesIO(row["bytes"]))).max() == 0
+
+
+def test_a_crop_a_face_numbered_as_they_were_found(tmp_path: Path) -> None:
+    """A face without landmarks has no crop, and keeps its number."""
+    chip = np.full((64, 64, 3), 9, np.uint8)
+    work = some_work(
+        [a_face(LEFT, fitted=False), a_face(RIGHT), a_face(LEFT)], [1, 2, 3], "x/a.png"
+    )
+    for face in work.fitted:
+        face.chip, face.method = chip, "blur"
+    result = encoded(work, a_run(tmp_path / "out", output="crops", method="blur"))
+    assert [output.name for output in result.outputs] == ["x/a_1.png", "x/a_2.png"]
+    assert (result.faces, result.covered) == (3, 1)
+    assert [output.faces[0].box for output in result.outputs] == [RIGHT, LEFT]
+    assert (decode(result.outputs[0].data).pixels == 9).all()
+    hidden = encoded(work, a_run(tmp_path / "out", output="crops", secret=b"s"))
+    names = [output.name for output in hidden.outputs]
+    assert len(set(names)) == 2 and not any(n[0] == "a" or "_" in n for n in names)
+
+
+def test_the_mark_says_what_was_done_to_this_picture(tmp_path: Path) -> None:
+    given = {"method": "eae", "method_settings": dataclasses.asdict(parse_settings("eae", {}))}
+    run = a_run(tmp_path / "out", **given)
+    trained, plain = b"compositeWithTrainedAlgorithmicMedia", b"algorithmicallyEnhanced"
+    for methods, said in (
+        (("eae", "blackout"), trained),
+        (("blackout", "blackout"), plain),
+        ((), None),
+    ):
+        work = some_work([a_face(LEFT), a_face(RIGHT)][: len(methods)], range(len(methods)))
+        for face, method in zip(work.faces, methods, strict=True):
+            face.method = method
+        data = encoded(work, run).outputs[0].data
+        assert (trained in data, plain in data) == (said == trained, said == plain)
+        unmarked = encoded(work, a_run(tmp_path / "out", **given, mark=False)).outputs[0].data
+        assert b"DigitalSourceType" not in unmarked
+
+
+def test_a_format_that_cannot_hold_it_fails_that_picture_alone(tmp_path: Path) -> None:
+    work = some_work([a_face(LEFT)], [1])
+    work.frame = np.zeros((1, 70_000, 3), np.uint8)
+    work.sample = dataclasses.replace(work.sample, format="JPEG")
+    result = encoded(work, a_run(tmp_path / "out"))
+    assert result.status == "failed" and result.reason.startswith("encoding: ")
+    assert not result.outputs

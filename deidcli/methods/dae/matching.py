@@ -46,15 +46,15 @@ class MatcherTargets:
     """(128,) float32: the mean descriptor."""
 
 
-def matcher_targets(faces: Chips, landmarks: NDArray[np.float32], out: Path) -> MatcherTargets:
+def matcher_targets(faces: Chips, landmarks: NDArray[np.float32], cache: Path) -> MatcherTargets:
     """Return what the matcher learns.
 
     Args:
         landmarks: (N, 5, 2) in the unit square of the mean face.
-        out: folder where descriptors are kept, for they take minutes.
+        cache: folder of the cut chips, where descriptors are kept too, for they take minutes.
     """
     shapes = torch.from_numpy(landmarks - align.MEAN_FACE_5.astype(np.float32)).flatten(1)
-    embeddings = torch.from_numpy(descriptors(faces.chips, out))
+    embeddings = torch.from_numpy(descriptors(faces.chips, cache))
     center = embeddings.mean(0)
     columns = [CELEBA_ATTRIBUTES.index(name) for name in ATTRIBUTES]
     return MatcherTargets(
@@ -95,7 +95,7 @@ def pool_tensors(
     faces: Tensor,
     pool: Tensor,
     device: str,
-    out: Path,
+    cache: Path,
 ) -> dict[str, Tensor]:
     """Return the tensors of `strangers.Strangers`: the matcher and the pool.
 
@@ -103,7 +103,7 @@ def pool_tensors(
         autoencoder, encoder: E and K, the latter fine-tuned. center: of `MatcherTargets`.
         faces: (N, S, S, 3) uint8, the training faces, whose codes give the kept directions.
         pool: (P, S, S, 3) uint8, the strangers; each serves flipped, too.
-        out: folder where descriptors are kept.
+        cache: folder where descriptors are kept.
     """
     pool = torch.cat([pool, pool.flip(2)])
     codes = in_blocks(autoencoder.encode, pool, device)
@@ -111,7 +111,7 @@ def pool_tensors(
     kept = in_blocks(encoder.encode, pool, device) @ basis
     packed = in_blocks(lambda x: pack(x, True), pool, device).double()
     logits, landmarks, _ = matcher.cpu().double()(packed)
-    likeness = torch.from_numpy(descriptors(pool.numpy(), out)) - center
+    likeness = torch.from_numpy(descriptors(pool.numpy(), cache)) - center
     return {
         **{f"matcher.{key}": value for key, value in matcher.state_dict().items()},
         "pool.codes": codes,
@@ -128,18 +128,19 @@ def kept_directions(codes: Tensor) -> Tensor:
     return components
 
 
-def evenly(chips: Tensor, count: int) -> Tensor:
+def evenly_spread(chips: Tensor, count: int) -> Tensor:
     """Return at most `count` of the chips, evenly spread."""
     return chips[torch.linspace(0, len(chips) - 1, min(count, len(chips))).round().long()]
 
 
-def descriptors(chips: NDArray[np.uint8], out: Path) -> NDArray[np.float32]:
-    """Return dlib's (N, 128) descriptors of (N, 64, 64, 3) chips, kept in `out` by their content.
+def descriptors(chips: NDArray[np.uint8], cache: Path) -> NDArray[np.float32]:
+    """Return dlib's (N, 128) descriptors of (N, 64, 64, 3) chips, kept in `cache` by their content.
 
-    The landmarks are those of the mean face, to which chips are aligned.
+    They tell who somebody is as well as the chips do, so they lie and go with them. The landmarks
+    are those of the mean face, to which chips are aligned.
     """
     digest = hashlib.sha256(np.ascontiguousarray(chips).data).hexdigest()[:16]
-    path = out / f"descriptors-{digest}.npy"
+    path = cache / f"descriptors-{digest}.npy"
     if path.is_file():
         return np.asarray(np.load(path), np.float32)
     log(f"descriptors of {len(chips)} faces")

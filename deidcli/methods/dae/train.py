@@ -26,11 +26,11 @@ from deidcli.methods.dae.batches import (
     faces_of,
     flipped,
     flipped_codes,
-    half,
     in_blocks,
+    random_half,
     reconstruction_error,
-    shown,
     tensor_of,
+    to_reconstruct,
 )
 from deidcli.methods.dae.cards import Filters, write_weights
 from deidcli.methods.dae.networks import (
@@ -140,10 +140,11 @@ def _train(
     if pool is not None:
         assert isinstance(autoencoder, FullyConnected) and isinstance(encoder, FullyConnected)
         landmarks = load_landmarks(data, cache)[rows]
-        goal = matching.matcher_targets(faces, landmarks, run.out)
-        matcher = train_matcher(chips, goal, run)
+        described = matching.matcher_targets(faces, landmarks, cache)
+        matcher = train_matcher(chips, described, run)
         networks = (autoencoder, encoder, matcher)
-        own = matching.pool_tensors(*networks, goal.center, chips, pool, settings.device, run.out)
+        center, device = described.center, settings.device
+        own = matching.pool_tensors(*networks, center, chips, pool, device, cache)
     if settings.target == "clusters":
         codes = in_blocks(autoencoder.encode, chips, settings.device).numpy()
         own["centers"] = torch.from_numpy(targets.cluster_centers(codes, settings))
@@ -156,10 +157,10 @@ def _pool(chips: Tensor, settings: Recipe, cache: Path) -> Tensor:
         log(f"WARNING: {POOL_WARNING}")
     else:
         chips = tensor_of(faces_of([Path(settings.pool)], cache, 0)[0])
-    return matching.evenly(chips, settings.pool_size)
+    return matching.evenly_spread(chips, settings.pool_size)
 
 
-def descend(
+def optimize(
     name: str,
     network: nn.Module,
     count: int,
@@ -210,9 +211,9 @@ def train_autoencoder(chips: Tensor, run: DaeRun, held_out: Tensor | None = None
 
     def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
         faces = batch_of(chips, rows, settings.device)
-        faces = flipped(faces, half(len(faces), generator))
+        faces = flipped(faces, random_half(len(faces), generator))
         made = autoencoder.decode(autoencoder.encode(faces))
-        return losses.reconstruction_loss(made, shown(faces, settings.color))
+        return losses.reconstruction_loss(made, to_reconstruct(faces, settings.color))
 
     def after() -> str:
         if held_out is None:
@@ -224,7 +225,7 @@ def train_autoencoder(chips: Tensor, run: DaeRun, held_out: Tensor | None = None
     rate = settings.rate * (1 if isinstance(autoencoder, FullyConnected) else FRESH_RATE)
     epochs = settings.autoencoder_epochs
     fixed = AUTOENCODER_FIXED
-    descend("autoencoder", autoencoder, len(chips), epochs, rate, loss_of, run, fixed, after)
+    optimize("autoencoder", autoencoder, len(chips), epochs, rate, loss_of, run, fixed, after)
     return autoencoder
 
 
@@ -261,21 +262,21 @@ def train_encoder(autoencoder: Autoencoder, faces: Chips, run: DaeRun) -> Autoen
     codes = in_blocks(autoencoder.encode, chips, settings.device)
     cells = autoencoder.grid**2 if isinstance(autoencoder, Convolutional) else 1
     log(f"targets: {settings.target}")
-    goal = torch.from_numpy(targets.target_codes(codes.numpy(), faces, settings, cells))
-    flipped_goal = flipped_codes(autoencoder, goal, settings.device)
+    target_codes = torch.from_numpy(targets.target_codes(codes.numpy(), faces, settings, cells))
+    flipped_targets = flipped_codes(autoencoder, target_codes, settings.device)
     variance = float(codes.var(0).mean())
     network.decoder.requires_grad_(False)
 
     def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
         network.decoder.eval()
-        where = half(len(rows), generator)
+        where = random_half(len(rows), generator)
         found = network.encode(flipped(batch_of(chips, rows, settings.device), where))
-        wanted = torch.where(where[:, None], flipped_goal[rows], goal[rows])
+        wanted = torch.where(where[:, None], flipped_targets[rows], target_codes[rows])
         return losses.target_loss(found, wanted.to(found.device), variance)
 
     rate = settings.rate * (FRESH_RATE if settings.network == "conv" else 1)
     name, epochs = f"encoder-{settings.target}", settings.encoder_epochs
-    descend(name, network, len(chips), epochs, rate, loss_of, run, ENCODER_FIXED)
+    optimize(name, network, len(chips), epochs, rate, loss_of, run, ENCODER_FIXED)
     return network
 
 
@@ -291,7 +292,7 @@ def train_filters(chips: Tensor, run: DaeRun) -> Filters:
     filters = Filters(Deblurrer().to(settings.device), Smoother().to(settings.device))
 
     def faces_of_rows(rows: Tensor, generator: torch.Generator) -> Tensor:
-        return flipped(batch_of(chips, rows, settings.device), half(len(rows), generator))
+        return flipped(batch_of(chips, rows, settings.device), random_half(len(rows), generator))
 
     def deblur(rows: Tensor, generator: torch.Generator) -> Tensor:
         faces = faces_of_rows(rows, generator)
@@ -305,17 +306,17 @@ def train_filters(chips: Tensor, run: DaeRun) -> Filters:
         return losses.smoothing_loss(filters.smoother(faces), faces)
 
     rate, epochs, count = settings.rate * FRESH_RATE, settings.filter_epochs, len(chips)
-    descend("deblurrer", filters.deblurrer, count, epochs, rate, deblur, run, FILTERS_FIXED)
+    optimize("deblurrer", filters.deblurrer, count, epochs, rate, deblur, run, FILTERS_FIXED)
     epochs *= SMOOTHER_EPOCHS
-    descend("smoother", filters.smoother, count, epochs, rate, smooth, run, FILTERS_FIXED)
+    optimize("smoother", filters.smoother, count, epochs, rate, smooth, run, FILTERS_FIXED)
     return filters
 
 
-def train_matcher(chips: Tensor, goal: matching.MatcherTargets, run: DaeRun) -> Matcher:
+def train_matcher(chips: Tensor, described: matching.MatcherTargets, run: DaeRun) -> Matcher:
     """Return the network that says which strangers fit a face.
 
     Args:
-        chips: (N, S, S, 3) uint8. goal: what it is to say of them.
+        chips: (N, S, S, 3) uint8. described: what it is to say of them.
     """
     settings = run.settings
     torch.manual_seed(settings.seed)
@@ -323,10 +324,10 @@ def train_matcher(chips: Tensor, goal: matching.MatcherTargets, run: DaeRun) -> 
 
     def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
         values = pack(batch_of(chips, rows, settings.device), True)
-        wanted = (goal.labels[rows], goal.landmarks[rows], goal.embeddings[rows])
+        wanted = (described.labels[rows], described.landmarks[rows], described.embeddings[rows])
         labels, landmarks, embeddings = (value.to(values.device) for value in wanted)
         return losses.matcher_loss(matcher(values), labels, landmarks, embeddings).total()
 
     rate, epochs = settings.rate * MATCHER_RATE, settings.matcher_epochs
-    descend("matcher", matcher, len(chips), epochs, rate, loss_of, run, MATCHER_FIXED)
+    optimize("matcher", matcher, len(chips), epochs, rate, loss_of, run, MATCHER_FIXED)
     return matcher

@@ -86,8 +86,8 @@ def test_the_widest_directions_are_kept() -> None:
 
 def test_a_pool_is_taken_evenly_and_no_larger_than_it_is() -> None:
     chips = torch.arange(101)
-    assert matching.evenly(chips, 5).tolist() == [0, 25, 50, 75, 100]
-    assert matching.evenly(chips[:3], 5).tolist() == [0, 1, 2]
+    assert matching.evenly_spread(chips, 5).tolist() == [0, 25, 50, 75, 100]
+    assert matching.evenly_spread(chips[:3], 5).tolist() == [0, 1, 2]
 
 
 def test_the_pool_holds_each_stranger_as_it_is_and_flipped(

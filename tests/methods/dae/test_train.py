@@ -407,6 +407,13 @@ def test_a_pool_that_is_not_there_is_refused_before_the_first_step(
     assert not (tmp_path / "out").exists()
 
 
+def test_no_face_and_no_descriptor_stays_beside_the_weights(labeled: Path, tmp_path: Path) -> None:
+    assert recipe.train([labeled], tmp_path, replace(STRANGERS, pool="training")) is not None
+    kept = {"autoencoder", "encoder-strangers", "deblurrer", "smoother", "matcher"}
+    made = {"weights.toml", "dae-fc.safetensors", "dae-strangers.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == made | {f"{name}.pt" for name in kept}
+
+
 def test_training_faces_are_published_only_on_request_and_with_a_warning(
     labeled: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ a code r, an internal autoencoder replaces r by y, near the map d of the Feature
 must see no likeness. The external autoencoder alone is the ablation SPRN, `network=sprn`.
 
 The internal code is one number per attribute, rounded to +1 or -1, so a set of m attributes has at
-most 2^m pictures and nobody can read more than m bits of a face. docs/methods/eae.md lists what
+most 2^m pictures and nobody can read more than m bits of a face. docs/notes/eae.md lists what
 else departs from the paper, and why.
 """
 

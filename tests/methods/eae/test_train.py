@@ -146,6 +146,87 @@ def test_each_part_learns(
             assert not torch.equal(value, found[1][name]), name
 
 
+def test_each_part_has_its_own_steps_batch_and_learning_rates(
+    tiny: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path)
+    found: dict[str, tuple[int, int, list[float]]] = {}
+
+    def recorded(run: EaeRun, part: str, learner: Learner[Any], batch_size: int, *_: Any) -> None:
+        rates = list(dict.fromkeys(group["lr"] for group in learner.optimizer.param_groups))
+        found[part] = (learner.steps, batch_size, rates)
+
+    monkeypatch.setattr(train, "train_part", recorded)
+    run = tiny_run(
+        tmp_path, encoder_share=0.25, internal_steps=0, fsn_rate=0.1, external_rate=0.2,
+        internal_rate=0.3, sprn_rate=0.4, pen_rate=0.5, pen_epochs=4,
+    )  # fmt: skip
+    for train_one in train.PARTS.values():
+        train_one(run)
+    assert found == {
+        "fsn": (2 * 3, 8, [0.1]),
+        "external": (1 * 3, 8, [0.2 * 0.25, 0.2]),
+        "internal": (300, 8, [0.3]),
+        "sprn": (2, 4, [0.4]),
+        "pen": (4 * 3, 8, [0.5]),
+    }
+
+
+def test_the_learning_rate_is_each_groups_own_times_the_cosine() -> None:
+    """Warmup is a tenth of the steps here, for 100 steps of it would be more than that."""
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(
+        [{"params": [model.weight], "lr": 0.5}, {"params": [model.bias], "lr": 0.25}]
+    )
+    learner = Learner(model, nn.Linear(1, 1), optimizer, 40, Recipe(warmup=100))
+    for step, factor in ((0, 1 / 4), (3, 1.0), (4, 1.0), (22, 0.5)):
+        learner.descend(step, model(torch.ones(1, 1)).sum())
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.5 * factor, 0.25 * factor])
+
+
+@pytest.mark.parametrize("fine_tuned", [False, True])
+def test_pictures_are_judged_on_some_batches_unless_only_the_decoder_learns(
+    tiny: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fine_tuned: bool
+) -> None:
+    trained(tmp_path)
+    judged: list[bool] = []
+    whole = objectives.internal_objective
+
+    def recorded(*args: Any) -> torch.Tensor:
+        judged.append(args[-1])
+        return whole(*args)
+
+    monkeypatch.setattr(train, "internal_objective", recorded)
+    file = str(tmp_path / "eae-compact-GS.safetensors") if fine_tuned else ""
+    trained(tmp_path, part="internal", attrs="S", fine_tune_from=file)
+    assert judged == ([True] * 5 if fine_tuned else [True, False, True, False, True])
+
+
+def test_the_pen_learns_who_is_who(
+    tiny: Chips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def recorded(model: pen.PersonClassifier, images: torch.Tensor, who: torch.Tensor) -> Any:
+        seen.extend(zip(who.tolist(), rows.pop(), strict=True))
+        return (model.centers * 0).sum()
+
+    rows: list[list[int]] = []
+    images_of = EaeRun.images
+
+    def images(run: EaeRun, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        rows.append(chosen.tolist())
+        return images_of(run, chosen, generator)
+
+    monkeypatch.setattr(EaeRun, "images", images)
+    monkeypatch.setattr(train, "pen_objective", recorded)
+    trained(tmp_path, part="pen", pen="arcface", pen_epochs=1)
+    names = sorted({f"p{n // 2}" for n in range(24)})
+    assert len(seen) == 24
+    assert all(names[who] == tiny.persons[row] for who, row in seen)
+
+
 def test_weights_decay_and_vectors_do_not() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     module[0].weight.requires_grad_(False)

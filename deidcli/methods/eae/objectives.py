@@ -23,7 +23,7 @@ from deidcli.methods.eae.run import EaeRun, batches, mixed
 CENTERED = 512
 """Pictures of DATA whose mean embedding is subtracted from the PEN's."""
 MOST_CODES = 32
-"""Codes whose pictures are judged in a step; all codes of up to five attributes."""
+"""Codes whose pictures are evaluated in a step; all codes of up to five attributes."""
 PEN_VIEW = "mobilefacenet"
 """The recognizer whose chip a PEN of our own takes: the geometry of ArcFace's template."""
 
@@ -121,7 +121,7 @@ def picture_objective(
     bits: Tensor,
     desired: Tensor,
 ) -> Tensor:
-    """Return eq. 7 on the pictures of a batch, each distinct picture made and judged once.
+    """Return eq. 7 on the pictures of a batch, each distinct picture made and evaluated once.
 
     Args:
         images: (N, 3, S, S), the originals. bits: (N, m) in {-1, 1}.
@@ -145,7 +145,7 @@ def picture_objective(
 
 
 def distinct_codes(bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes whose pictures are judged, and the place among them of each face's code.
+    """Return the codes whose pictures are evaluated, and the place among them of each face's code.
 
     Up to MOST_CODES these are all codes, those that no face of the batch has too.
 

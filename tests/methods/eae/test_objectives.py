@@ -252,6 +252,7 @@ def test_the_internal_objective_is_the_sum_written_out(
             logits = frozen.fsn(shown)[:, group[name]]
             attributes = attributes + functional.cross_entropy(logits, present) / 2
     own = [int((codes == row).all(1).nonzero()) for row in bits]
+    assert len(set(own)) > 2
     embeddings = frozen.pen(pictures)
     closeness = (frozen.fsn.desired(images) - y[own]).square().mean()
     cosines = functional.cosine_similarity(frozen.pen(images), embeddings[own])

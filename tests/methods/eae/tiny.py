@@ -52,8 +52,14 @@ def random_networks(run: EaeRun) -> FrozenNetworks:
 
 
 def random_internal(run: EaeRun) -> InternalAutoencoder:
-    """An internal autoencoder of random weights."""
-    return lively(InternalAutoencoder(run.size, len(run.attributes)), 4)
+    """An internal autoencoder of random weights, whose code is 0 in the mean over all chips, so
+    that faces differ in their bits."""
+    model = lively(InternalAutoencoder(run.size, len(run.attributes)), 4)
+    assert model.code.bias is not None
+    with torch.no_grad():
+        codes = model.encode(random_networks(run).external.encode(batch_of(run, 24)[0]))
+        model.code.bias -= codes.mean(0)
+    return model
 
 
 def batch_of(run: EaeRun, count: int = 8) -> tuple[Tensor, Tensor]:

@@ -31,14 +31,24 @@ def context(bits: NDArray[np.uint8]) -> Context:
 
 
 @cache
-def portraits() -> list[tuple[Image, NDArray[np.float64]]]:
-    """Twelve frames of people who do not exist, each with its landmarks."""
+def everybody() -> list[tuple[Image, NDArray[np.float64]]]:
+    """The frames of all 24 people who do not exist, each with its landmarks."""
     found = []
-    for number in range(1, 13):
-        data = (PEOPLE / "portraits" / f"person_{number:02d}.jpg").read_bytes()
-        frame = decode(data).pixels
+    for picture in sorted((PEOPLE / "portraits").glob("person_*.jpg")):
+        frame = decode(picture.read_bytes()).pixels
         found.append((frame, landmarks(frame, detect_hog(frame)[0][0])))
     return found
+
+
+def portraits() -> list[tuple[Image, NDArray[np.float64]]]:
+    """The first twelve of them."""
+    return everybody()[:12]
+
+
+def pixels(chips: Tensor) -> Image:
+    """(N, 3, S, S) in [0, 1] -> (N, S, S, 3) uint8."""
+    levels = (chips.clamp(0, 1) * 255).round().byte()
+    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy())
 
 
 def cut(frames: list[Image]) -> Tensor:

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.images import decode, encode
 from deidcli.evaluate.quality import ssim
 from deidcli.faces.align import chip_affine, paste
 from deidcli.methods.sdn import losses
 from deidcli.methods.sdn.method import SecureDualNetwork
+from deidcli.methods.sdn.networks import CORE, OUTSIDE, edge_mask
+from deidcli.methods.sdn.portraits import classified_attributes
 from deidcli.methods.sdn.settings import SdnSettings
-from tests.methods.sdn.faces import bits_of, context, cut, portraits
+from tests.methods.sdn.faces import bits_of, context, cut, pixels, portraits
 
 
 def test_the_right_password_gives_the_face_back(
@@ -86,3 +89,48 @@ def test_restoring_does_not_depend_on_the_batch(
         together = method.restore(many, bits)
         alone = torch.cat([method.restore(many[n : n + 1], bits[n : n + 1]) for n in (0, 7, 20)])
     assert torch.equal(together[[0, 7, 20]], alone)
+
+
+def share_with(name: str, made: torch.Tensor) -> float:
+    """Share of chips in which the classifier of `deid score` sees an attribute."""
+    said = classified_attributes(torch.from_numpy(pixels(made)))
+    return float((said[:, CELEBA_ATTRIBUTES.index(name)] > 0.5).float().mean())
+
+
+def made_by(chips: torch.Tensor, **settings: str) -> torch.Tensor:
+    by = SecureDualNetwork(SdnSettings(**settings), "cpu")  # type: ignore[arg-type]
+    with torch.inference_mode():
+        out = by(chips, context(bits_of(len(chips))))
+    mask = torch.from_numpy(by.mask)
+    return mask * out + (1 - mask) * chips
+
+
+@pytest.mark.parametrize("name", ["Male", "Smiling", "Eyeglasses"])
+def test_attributes_are_published_as_wanted(chips: torch.Tensor, name: str) -> None:
+    assert share_with(name, made_by(chips, wanted=f"{name}:1")) > 0.7
+    assert share_with(name, made_by(chips, wanted=f"{name}:0")) < 0.3
+
+
+def test_a_shift_moves_the_surrogate(chips: torch.Tensor) -> None:
+    less, more = (made_by(chips, shift=f"Smiling:{by}") for by in ("-2", "+2"))
+    assert share_with("Smiling", more) > share_with("Smiling", less) + 0.2
+
+
+def test_the_pattern_in_the_picture_is_as_strong_as_asked(chips: torch.Tensor) -> None:
+    """Two strengths of one key: all else is equal, so the difference is that of the patterns."""
+    weak, strong = (
+        SecureDualNetwork(SdnSettings(strength=strength), "cpu")(chips, context(bits_of(12)))
+        for strength in (1.0, 3.0)
+    )
+    core = torch.from_numpy(edge_mask()) > CORE
+    apart = (strong - weak)[:, :, core]
+    assert float(apart.square().mean().sqrt()) * 255 == pytest.approx(2.0, rel=0.1)
+
+
+def test_only_the_face_is_touched(method: SecureDualNetwork, published: torch.Tensor) -> None:
+    """A restored picture differs from the published one everywhere in the mask and only there."""
+    with torch.inference_mode():
+        right = method.restore(published, bits_of(12))
+    changed = (right != published).any(0).any(0)
+    assert torch.equal(changed, torch.from_numpy(method.restore_mask) > 0)
+    assert torch.equal(changed, torch.from_numpy(method.mask) > OUTSIDE)

@@ -47,7 +47,7 @@ MARK = ".deid-restore"
 MEANINGS = {
     "pictures": "published",
     "exact": "with the original pixels of every face, out of the seal",
-    "network": "with faces made by the network; it cannot know if the password was right",
+    "network": "with faces made by the network; that the password was right is not checked",
     "copied": "as published: no face, or none that was not blacked out",
     "failed": "cannot be restored, left out",
     "faces": "brought back",

@@ -100,7 +100,9 @@ class NetworkRestorer:
     """Restores by the method's network, from chips cropped from the published pictures.
 
     The method's `restore_mask`, or else its `mask`, selects the pixels that are replaced.
-    This class does not check whether the password is right.
+    This class does not check whether the password is right; under a wrong one the method makes
+    other faces. That keeps nothing secret, for the published picture and the weights are enough
+    to check it.
     """
 
     name = "network"

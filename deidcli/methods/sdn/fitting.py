@@ -97,7 +97,7 @@ def fit_edge(net: Bottleneck, chips: Tensor) -> None:
     """Fit how a face goes with the ring around it and with its tone.
 
     Faces and their rings are taken for jointly Gaussian; what the ring says of the face is then
-    linear, and a stranger is moved by what the picture's ring differs from his own ("pathwise
+    linear, and a stranger is moved by what the picture's ring differs from their own ("pathwise
     conditioning", Wilson et al. 2020).
     """
     chips = torch.cat([chips, chips.flip(2)])

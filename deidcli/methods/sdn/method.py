@@ -68,8 +68,8 @@ MICRO_BATCH = 16
 """Faces that go through the networks at once, always as many: sums round by a batch's size."""
 FACE = -30.0
 """Nats (Bottleneck.likelihood) above which an unlocked point is taken for a face. The likeliest of
-48,000 points under wrong keys had -62, most have about -100; the unlikeliest of 48 faces under
-their own keys, published as JPEG, 79."""
+58,800 points under wrong keys had -62, most have about -130; the unlikeliest of 120 faces under
+their own keys, published as JPEG, 57."""
 
 
 class SecureDualNetwork(SdnFacts, Method):

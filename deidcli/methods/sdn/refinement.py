@@ -156,7 +156,11 @@ class RefinementTraining(nn.Module):
     def _information(self, chips: Tensor, logits: Tensor, landmarks: Tensor, given: Pass) -> Tensor:
         """Return how much the pictures tell, nats a dimension: the lower bounds (eq. 21) of what
         the surrogate tells of pose and kept attributes (eq. 16) and the right restoration of the
-        face (eq. 19), less the upper bound (eq. 20) of what the wrong one tells."""
+        face (eq. 19), less the upper bound (eq. 20) of what the wrong one tells.
+
+        The paper has eq. 20 for the right password and eq. 21 for wrong ones; but what is to rise
+        can only be raised by its lower bound.
+        """
         columns = [CELEBA_ATTRIBUTES.index(name) for name in KEPT]
         with torch.no_grad():
             true_logits, true_landmarks, _ = self.networks.extractor(chips)

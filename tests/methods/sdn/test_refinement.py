@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from deidcli.methods.sdn import losses, train
+from deidcli.methods.sdn.bottleneck import Bottleneck
 from deidcli.methods.sdn.fitting import batch_of
+from deidcli.methods.sdn.keys import Keys
 from deidcli.methods.sdn.method import SecureDualNetwork
-from deidcli.methods.sdn.networks import SIZES, FeatureExtractor
+from deidcli.methods.sdn.networks import SIZES, FeatureExtractor, at_side
 from deidcli.methods.sdn.passes import BothDirections
 from deidcli.methods.sdn.portraits import portraits_of, stored
 from deidcli.methods.sdn.recipe import Recipe
@@ -363,3 +365,44 @@ def test_the_extractor_learns(faces: Faces, tmp_path: Any) -> None:
     assert float(((logits[:, 20] > 0) == (male > 0)).float().mean()) > 0.8
     assert float((persons.argmax(1) == faces.persons).float().mean()) > 0.6
     assert float((landmarks - points).square().mean()) < 0.7
+
+
+# --- The pass
+
+
+def test_a_pass_hides_under_one_key_and_errs_under_another(
+    still: RefinementTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without losses on the way, the right restoration is the face and the wrong one is not."""
+    used: list[Keys] = []
+    unlocked = Bottleneck.unlocked
+
+    def watched(self: Bottleneck, points: Tensor, keys: Keys) -> tuple[Tensor, Tensor, Tensor]:
+        used.append(keys)
+        return unlocked(self, points, keys)
+
+    monkeypatch.setattr(Bottleneck, "unlocked", watched)
+    monkeypatch.setattr(BothDirections, "_seen", lambda self, published, _: published)
+    off = lambda self, network, rough, chips: at_side(rough, chips.shape[-1])  # noqa: E731
+    monkeypatch.setattr(BothDirections, "refine", off)
+    chips = batch_of(still.faces.chips[ROWS])
+    with torch.no_grad():
+        given = still.networks(chips, seed_step(0, 0))
+    inside = still.networks.mask > 0.9
+    right, wrong = (
+        (x - chips)[:, :, inside].abs().mean((1, 2)) for x in (given.right, given.wrong)
+    )
+    assert bool((2 * right < wrong).all()) and float(right.mean()) < 0.03
+    assert len(used) == 2 and not torch.equal(used[0].order, used[1].order)
+
+
+def test_the_learning_rate_rises_and_falls(faces: Faces, method: SecureDualNetwork) -> None:
+    training = training_of(faces, method, Recipe(rate=1e-4, steps=100, adversarial_from=0.0))
+    rates = []
+    for step in (0, 9, 50, 99):
+        training.step(step, ROWS, seed_step(0, step))
+        rates.append([group["lr"] for group in training.refinement_optimizer.param_groups])
+    assert [rate[0] for rate in rates] == [
+        pytest.approx(1e-4 * factor, rel=0.02) for factor in (0.1, 1.0, 0.6, 0.02)
+    ]
+    assert all(rate[0] == rate[1] for rate in rates)  # the widths of eq. 21 follow

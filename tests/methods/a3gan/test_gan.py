@@ -226,9 +226,10 @@ def test_a_step_along_a_term_does_what_the_term_is_for(name: str) -> None:
 
 
 def test_the_average_moves_a_share_of_the_way() -> None:
-    gan = a_gan()
+    gan = a_gan(gan_rate=0.1)
     before = [value.clone() for value in gan.average.parameters()]
     a_step(gan)
+    assert not any(map(torch.equal, before, gan.average.parameters()))
     for old, average, new in zip(
         before, gan.average.parameters(), gan.generator.parameters(), strict=True
     ):

@@ -20,7 +20,8 @@ from deidcli.training.loop import optimizer_step, take_steps
 
 WEIGHT_DECAY = 0.02
 EMBEDDING_SCALE = 10.0
-"""Length of the embeddings that are learned; at 1 their error would be small beside the others."""
+"""Length of the embeddings that are learned: their numbers then have a mean square of 0.8, near
+that of the landmarks (1)."""
 
 
 @dataclass

@@ -97,7 +97,7 @@ class Pool:
     codes: Tensor
     """(P, 512) float32."""
     described: Description
-    """Of the same P faces."""
+    """What is known of these faces."""
 
     def draw(self, faces: Description, mask: Tensor, seeds: NDArray[np.uint64]) -> Tensor:
         """Choose a row of the pool for each of N faces, by the face's own seed.

@@ -12,8 +12,8 @@ from deidcli.faces.recognizers import Recognizer
 from deidcli.methods.blend import PADDING
 
 EPSILON = 0.1
-"""Of eq. 11, where the paper says "a minimal constant". At 0.001, a generated face whose attributes
-are all a_m's has a gradient a million times that of a face that is right."""
+"""The constant of eq. 11; the paper says "minimal" and gives no number. At 0.001, a generated face
+whose attributes are all a_m's has a gradient a million times that of a face that is right."""
 PENALTY = 10.0
 """Lambda of eq. 14, the paper's default."""
 

@@ -26,7 +26,7 @@ from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.loop import log
 
 RIDGE = 20.0
-"""Of the regression of prototypes, in faces: a rare attribute's prototype is drawn towards 0."""
+"""The ridge of the regression of prototypes, in faces: it draws a rare attribute's towards 0."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Material:
     faces: Faces
     """The training faces."""
     described: Description
-    """Of the training faces."""
+    """What is known of the training faces."""
     portraits: PortraitBank
     """The computer-made faces; row P + i of the pool is the mirror image of i."""
     pool: Pool

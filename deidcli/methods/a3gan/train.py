@@ -60,8 +60,6 @@ TEACHER_DECAY = 1e-3
 """AdamW's weight decay under the teacher."""
 SHEET = 12
 """Faces on the sheet of samples."""
-Settings = Recipe
-"""The name by which `deid train` finds the recipe."""
 REAL_FACES = (
     "pool=training: published faces are made of the training pictures, and the weights hold them: "
     "faces of real people, if the data is of real people. Not for publishing"

@@ -70,7 +70,7 @@ def described(count: int) -> Description:
     )
 
 
-def test_the_latent_drawn_keeps_what_is_kept_and_turns_what_may_change() -> None:
+def test_the_latent_drawn_keeps_what_is_kept_and_inverts_what_may_change() -> None:
     count = 4 * CANDIDATES
     pool = Pool(torch.zeros(count, LATENT), described(count))
     pool.described.attributes[::2, column("Male")] = 1
@@ -84,9 +84,9 @@ def test_the_latent_drawn_keeps_what_is_kept_and_turns_what_may_change() -> None
         rows = [pool.draw(face, mask, seeds[i : i + 1]) for i in range(len(seeds))]
         return pool.described.attributes[torch.cat(rows)]
 
-    kept, turned = drawn("0"), drawn("Male,Bangs")
+    kept, inverted = drawn("0"), drawn("Male,Bangs")
     assert (kept[:, column("Male")] == 1).all() and (kept[:, column("Bangs")] == 0).all()
-    assert (turned[:, column("Male")] == 0).all() and (turned[:, column("Bangs")] == 1).all()
+    assert (inverted[:, column("Male")] == 0).all() and (inverted[:, column("Bangs")] == 1).all()
 
 
 def test_the_latent_drawn_is_of_one_less_alike() -> None:

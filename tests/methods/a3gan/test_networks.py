@@ -92,7 +92,7 @@ def test_the_scu_gates_the_encoder_feature() -> None:
     assert float(unit(encoded, deeper, torch.zeros(2, 10)).detach().abs().max()) < 1e-6, "shut"
 
 
-def test_the_stu_hears_the_mask_and_without_scu_features_pass_as_they_are() -> None:
+def test_the_stu_uses_the_mask_and_without_scu_features_pass_as_they_are() -> None:
     encoded, deeper = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)
     kept, free = torch.zeros(2, 10), torch.ones(2, 10)
     unit = nets.TransferUnit(3, 5)
@@ -110,7 +110,7 @@ def test_adain_gives_each_channel_its_scale_and_bias() -> None:
     torch.testing.assert_close(deviation, scale[..., 0, 0], atol=1e-3, rtol=1e-3)
 
 
-def test_without_its_mask_ainet_does_not_hear_it() -> None:
+def test_without_its_mask_ainet_does_not_use_it() -> None:
     latent, free = torch.randn(2, LATENT), torch.ones(2, 10)
     for masked in (True, False):
         ainet = nets.AttributeInjection(SIZES["tiny"], Variant(masked=masked))

@@ -127,6 +127,17 @@ def test_the_matcher_learns_all_that_it_is_to_say(
         assert float(getattr(terms[1], name)) < 0.8 * float(getattr(terms[0], name)), name
 
 
+def test_steps_are_taken_in_training_mode_and_networks_left_for_inference(
+    faces: Chips, tmp_path: Path
+) -> None:
+    run = DaeRun(replace(CONV, autoencoder_epochs=1), tmp_path)
+    made = recipe.train_autoencoder(tensor_of(faces), run)
+    norm = made.encoder[1]
+    assert isinstance(norm, torch.nn.BatchNorm2d) and int(norm.num_batches_tracked) == 3
+    assert norm.running_mean is not None and float(norm.running_mean.abs().max()) > 0
+    assert not any(module.training for module in made.modules())
+
+
 # --- Each loss counts
 
 

@@ -170,6 +170,8 @@ def test_each_part_has_its_own_steps_batch_and_learning_rates(
         "sprn": (2, 4, [0.4]),
         "pen": (4 * 3, 8, [0.5]),
     }
+    train.PARTS["external"](tiny_run(tmp_path, encoder_share=0.0, external_rate=0.2))
+    assert found["external"] == (1 * 3, 8, [0.2])  # the frozen encoder is none of the optimizer's
 
 
 def test_the_learning_rate_is_each_groups_own_times_the_cosine() -> None:

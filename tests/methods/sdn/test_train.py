@@ -98,8 +98,9 @@ def test_what_is_trained_publishes_and_restores(
 
 
 def test_no_pool_is_refused_before_anything_is_done(
-    tmp_path: Path, deid: Callable[..., Outcome]
+    tmp_path: Path, deid: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(train, "load_faces", lambda *_, **__: pytest.fail("faces were looked for"))
     out = tmp_path / "out"
     outcome = deid("train", "sdn", training_data(tmp_path / "celeba"), "--out", out)
     assert outcome.code == 2 and "pool=training" in outcome.stderr

@@ -130,7 +130,7 @@ def test_the_matcher_learns_all_that_it_is_to_say(
 def test_steps_are_taken_in_training_mode_and_networks_left_for_inference(
     faces: Chips, tmp_path: Path
 ) -> None:
-    run = DaeRun(replace(CONV, autoencoder_epochs=1), tmp_path)
+    run = DaeRun(replace(CONV, autoencoder_epochs=1, checkpoint_steps=1), tmp_path)
     made = recipe.train_autoencoder(tensor_of(faces), run)
     norm = made.encoder[1]
     assert isinstance(norm, torch.nn.BatchNorm2d) and int(norm.num_batches_tracked) == 3

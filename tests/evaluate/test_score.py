@@ -104,7 +104,8 @@ def test_blackout(originals: Path, tmp_path: Path, deid: Deid) -> None:
     assert rows["detection HOG", ""]["value"] == 0
     # dlib's code of a black chip lies within 0.6 of a few faces: that is no recognition.
     assert rows["DEID", "dlib"]["value"] >= 0.7
-    assert rows["rank-1", "dlib"]["value"] == pytest.approx(0.1, abs=0.1)
+    # All probes are the same, so that one original is the nearest to each: a draw by lot.
+    assert rows["rank-1", "dlib"]["value"] == pytest.approx(0.1)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["scores"]["faces"] == 10 and manifest["method"] == "blackout"
     table = pq.read_table(tmp_path / "out.private/scores.parquet")

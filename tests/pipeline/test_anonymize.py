@@ -62,7 +62,8 @@ def test_every_method_replaces_every_face(
         inner = (slice(y0 + 10, y1 - 10), slice(x0 + 10, x1 - 10))
         assert np.abs(before[inner] - after[inner]).mean() > 8
         far = face["gate_distance"] > 0.6
-        assert far or row["status"] == "fallback" or method == "blackout"
+        assert far or face["method"] == "blackout"
+        assert (row["status"] == "fallback") == (not far and method != "blackout")
     assert deid("verify", out).code == 0
 
 

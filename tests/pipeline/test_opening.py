@@ -101,3 +101,18 @@ def test_crops_need_a_face_with_landmarks(tmp_path: Path) -> None:
     run = a_run(tmp_path / "out", output="crops")
     result = open_sample(SAMPLE, run, some_stages(FixedDetector([a_face(LEFT, fitted=False)])))
     assert isinstance(result, Result) and (result.status, result.outputs) == ("no_face", ())
+
+
+def test_labels_are_predicted_for_pictures_of_one_face(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def labeled(sample: Sample, *_: object) -> Sample:
+        return dataclasses.replace(sample, labels={"Male": 1})
+
+    monkeypatch.setattr("deidcli.pipeline.opening._labeled", labeled)
+    one, two = [a_face(LEFT)], [a_face(LEFT), a_face(RIGHT)]
+    cases = ((one, ("Male",), {"Male": 1}), (two, ("Male",), {}), (one, (), {}))
+    for faces, predicted, labels in cases:
+        run = a_run(tmp_path / "out", predicted=predicted)
+        work = open_sample(SAMPLE, run, some_stages(FixedDetector(faces)))
+        assert isinstance(work, Work) and work.sample.labels == labels

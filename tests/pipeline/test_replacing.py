@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from deidcli.pipeline.replacing import replace_faces
@@ -100,3 +102,16 @@ def test_crops_show_the_published_frame_around_the_face(tmp_path: Path) -> None:
     assert chips[0][32, 60].max() == 0, "the blacked out neighbor"
     assert (chips[1][24:40, 24:40] == 0).all()
     assert chips[1][:2, -8:].min() == 255, "where there was no face"
+
+
+def test_the_edge_of_a_face_is_the_masks(tmp_path: Path) -> None:
+    """At each pixel the share of the new face is the mask's there, once."""
+    work, method = some_work([a_face(LEFT)], [0]), Grey()
+    work.frame[:] = 200
+    replace_faces([work], a_run(tmp_path / "out"), some_stages(method=method))
+    y, x = np.mgrid[:180, :260].astype(np.float32)
+    (a, b, c), (d, e, f) = work.faces[0].affine
+    where = (a * x + b * y + c).astype(np.float32), (d * x + e * y + f).astype(np.float32)
+    share = cv2.remap(method.mask, *where, cv2.INTER_LINEAR)
+    assert ((share > 0.2) & (share < 0.8)).sum() > 100
+    assert np.abs(work.frame[:, :, 0] - 200 * (1 - share)).max() < 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +134,28 @@ def copy_people(target: Path, count: int = 4) -> Path:
     for number in range(1, count + 1):
         shutil.copy(PEOPLE / "portraits" / f"person_{number:02d}.jpg", target)
     return target
+
+
+def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
+    for path in sorted(out.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(out).as_posix()
+            yield name, path.name.encode() + path.read_bytes()
+            if path.suffix == ".parquet":
+                file = pq.ParquetFile(path)
+                schema = file.schema_arrow
+                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
+                for column in file.read().columns:
+                    for value in column.to_pylist():
+                        yield name, value if isinstance(value, bytes) else repr(value).encode()
+
+
+def assert_gone(out: Path, *words: bytes) -> None:
+    for name, data in everything_in(out):
+        for word in words:
+            assert word not in data, (name, word)
+
+
+def everything(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from deidcli.data.source import FolderShard, Source
-from tests.conftest import PEOPLE, picture_bytes
+from tests.conftest import (
+    PEOPLE,
+    picture_bytes,
+)
 
 
 def portraits(count: int, side: int = 144) -> list[bytes]:
@@ -96,3 +103,85 @@ def plain_shard(path: Path, count: int = 2) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"image": pa.array(rows, type=kind)}), path)
     return path
+
+
+def images(count: int) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
+    return pa.array(rows, type=kind)
+
+
+CANARY = "CANARY-7391"
+
+
+def image_column(data: list[bytes], stem: str = CANARY) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": d, "path": f"{stem}_{n}.jpg"} for n, d in enumerate(data)], kind)
+
+
+def png16(pixels: np.ndarray, color: bool) -> bytes:
+    """A 16-bit PNG, gray or RGB, written by hand: Pillow writes no 16-bit RGB."""
+    wide = pixels.astype(np.uint16) * 257
+    samples = wide if color else wide[..., 1]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    height, width = samples.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if color else 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def odd_pictures(portrait: np.ndarray) -> dict[str, bytes]:
+    """Name -> bytes of pictures that must all come out de-identified."""
+    picture = Image.fromarray(portrait)
+    whole = picture_bytes(portrait)
+    buffers: dict[str, bytes] = {
+        "plain.jpg": whole,
+        "gray16.png": png16(portrait, color=False),
+        "rgb16.png": png16(portrait, color=True),
+        "png_named.jpg": picture_bytes(portrait, "PNG"),
+        "no_extension": whole,
+        "with space.jpg": whole,
+        "ünïcode-名前.jpg": whole,
+        "-leading-dash.jpg": whole,
+        "$(touch pwned).jpg": whole,
+        "same.jpg": whole,
+        "same.png": picture_bytes(portrait, "PNG"),
+        "upper.JPG": whole,
+    }
+
+    def save(name: str, image: Image.Image, format: str, **options: object) -> None:
+        buffer = io.BytesIO()
+        image.save(buffer, format, **options)  # type: ignore[arg-type]
+        buffers[name] = buffer.getvalue()
+
+    save("cmyk.jpg", picture.convert("CMYK"), "JPEG")
+    save("palette.png", picture.convert("P", palette=Image.Palette.ADAPTIVE), "PNG")
+    save("gray.png", picture.convert("L"), "PNG")
+    save("la.png", picture.convert("LA"), "PNG")
+    see_through = picture.convert("RGBA")
+    see_through.paste((0, 0, 0, 0), (0, 0, 20, 20))
+    save("rgba.png", see_through, "PNG")
+    other = [Image.fromarray(np.roll(portrait, 9, 1))]
+    save("moving.gif", picture, "GIF", save_all=True, append_images=other)
+    save("moving.webp", picture, "WEBP", save_all=True, append_images=other, quality=90)
+    save("pages.tif", picture, "TIFF", save_all=True, append_images=other)
+    save("still.bmp", picture, "BMP")
+    return buffers
+
+
+def struct_of(rows: list[dict[str, object]], path: pa.DataType) -> pa.Array:
+    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", path)]))
+
+
+def jxl(pixels: np.ndarray, **options: object) -> bytes:
+    pytest.importorskip("pillow_jxl")
+    return picture_bytes(pixels, "JXL", **options)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from deidcli.crypto import passwords
+from deidcli.data.journal import private_folder
 from deidcli.faces.regions import region_mask
 from deidcli.methods.base import Chip, Context, Method
 from tests.conftest import (
@@ -128,3 +129,20 @@ def chips(folder: Path, count: int) -> Path:
         chip = chance.integers(0, 256, (48, 48, 3), dtype=np.uint8)
         Image.fromarray(chip).save(folder / f"chip{number:02d}.png")
     return folder
+
+
+def small_sealed(tmp_path: Path, deid: Deid) -> Path:
+    """Two sealed chips of 48 px: every byte matters and all is quick."""
+    folder, out = chips(tmp_path / "in", 2), tmp_path / "out"
+    sealed_run(deid, folder, out, "--detector", "none", "--no-gate")
+    return out
+
+
+def sealed_places(tmp_path: Path, deid: Deid) -> Path:
+    """An output of three pictures without its OUT.private, named `out`."""
+    folder, out = png_people(tmp_path / "in", 3), tmp_path / "out"
+    args = ["anonymize", folder, "--out", out, "--method", "cells", "--detector", "hog"]
+    args += ["--workers", 1, "--no-gate", "--password-file", password_file(tmp_path)]
+    assert deid(*args).code == 0
+    shutil.rmtree(private_folder(out))
+    return out

@@ -23,8 +23,7 @@ from tests.conftest import (
     Outcome,
     copy_people,
 )
-from tests.datasets import portraits
-from tests.reversible import chips, sealed_run
+from tests.reversible import chips, small_sealed
 
 pytestmark = pytest.mark.usefixtures("cheap")
 
@@ -53,12 +52,6 @@ def test_verify_notices_every_change(tmp_path: Path, deid: Deid) -> None:
     text = manifest.read_text()
     tampered(lambda: manifest.write_text(text.replace('"ok": 3', '"ok": 2')))
     tampered(lambda: (out / "SHA256SUMS").write_text(""))
-
-
-def images(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
-    return pa.array(rows, type=kind)
 
 
 def test_verify_is_not_fooled(tmp_path: Path, deid: Deid) -> None:
@@ -97,13 +90,6 @@ def test_verify_is_not_fooled(tmp_path: Path, deid: Deid) -> None:
         manifest.write_text(json.dumps(forged))
 
     fails(swap)
-
-
-def small_sealed(tmp_path: Path, deid: Deid) -> Path:
-    """Two sealed chips of 48 px: every byte matters and all is quick."""
-    folder, out = chips(tmp_path / "in", 2), tmp_path / "out"
-    sealed_run(deid, folder, out, "--detector", "none", "--no-gate")
-    return out
 
 
 def test_verify_knows_the_sealed_file(tmp_path: Path, deid: Deid) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deidcli.cli.parameters import pairs
-from tests.conftest import Outcome, copy_people
+from tests.conftest import Outcome, copy_people, everything
 
 Deid = Callable[..., Outcome]
 LIGHT = ["--no-gate", "--detector", "hog", "--workers", 1, "--names", "keep"]
@@ -24,10 +24,6 @@ def command(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:
     """`python -m deidcli` in its own process."""
     line = [sys.executable, "-m", "deidcli", *(str(arg) for arg in args)]
     return subprocess.run(line, capture_output=True, text=True, check=False, **more)
-
-
-def everything(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
 def test_one_picture_is_an_input(tmp_path: Path, deid: Deid) -> None:

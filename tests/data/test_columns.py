@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +13,10 @@ from deidcli.data.columns import NO_WISH, Columns, Wish, fitted, hiding, parse_c
 from deidcli.errors import UsageError
 from tests.conftest import (
     Outcome,
+    assert_gone,
     copy_people,
 )
-from tests.datasets import celeba, plain_shard, portraits, write_shard
+from tests.datasets import celeba, image_column, plain_shard, portraits, write_shard
 
 Deid = Callable[..., Outcome]
 CANARY = "CANARY-7391"
@@ -30,32 +31,6 @@ def test_what_a_method_hides_is_published_in_no_column(tmp_path: Path, deid: Dei
     assert outcome.code == 0, outcome.stderr
     assert pq.read_table(next((out / "data").iterdir())).column_names == ["image", "Male"]
     assert "Smiling" in outcome.stderr and "Smiling" not in (out / "README.md").read_text()
-
-
-def image_column(data: list[bytes], stem: str = CANARY) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.array([{"bytes": d, "path": f"{stem}_{n}.jpg"} for n, d in enumerate(data)], kind)
-
-
-def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(out).as_posix()
-            yield name, path.name.encode() + path.read_bytes()
-            if path.suffix == ".parquet":
-                file = pq.ParquetFile(path)
-                schema = file.schema_arrow
-                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
-                for column in file.read().columns:
-                    for value in column.to_pylist():
-                        yield name, value if isinstance(value, bytes) else repr(value).encode()
-
-
-def assert_gone(out: Path, *words: bytes) -> None:
-    for name, data in everything_in(out):
-        for word in words:
-            assert word not in data, (name, word)
 
 
 def test_attrs_hold_for_every_file(tmp_path: Path, deid: Deid) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from deidcli.data.images import BadImage, decode, is_large, looks_like_image
 from tests.conftest import Outcome, picture_bytes, statuses
+from tests.datasets import jxl
 
 Deid = Callable[..., Outcome]
 HEIC = Path(__file__).parent / "files/portrait.heic"
@@ -47,11 +48,6 @@ def psd(pixels: np.ndarray) -> bytes:
     height, width = pixels.shape[:2]
     header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, height, width, 8, 3)
     return header + bytes(12) + b"\0\0" + pixels.transpose(2, 0, 1).tobytes()
-
-
-def jxl(pixels: np.ndarray, **options: object) -> bytes:
-    pytest.importorskip("pillow_jxl")
-    return picture_bytes(pixels, "JXL", **options)
 
 
 def readable(portrait: np.ndarray) -> dict[str, bytes]:

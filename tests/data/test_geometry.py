@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,40 +12,19 @@ import pytest
 from deidcli.crypto import passwords
 from deidcli.data import geometry
 from deidcli.data.geometry import SEALED
-from deidcli.data.journal import private_folder
 from deidcli.errors import DeidError
 from tests.conftest import (
     Outcome,
+    assert_gone,
     copy_people,
     private_faces,
 )
-from tests.reversible import password_file, png_people
+from tests.reversible import password_file, sealed_places
 
 pytestmark = pytest.mark.usefixtures("cheap")
 
 Deid = Callable[..., Outcome]
 BASIC = ["--workers", 1, "--no-gate"]
-
-
-def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(out).as_posix()
-            yield name, path.name.encode() + path.read_bytes()
-            if path.suffix == ".parquet":
-                file = pq.ParquetFile(path)
-                schema = file.schema_arrow
-                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
-                for column in file.read().columns:
-                    for value in column.to_pylist():
-                        yield name, value if isinstance(value, bytes) else repr(value).encode()
-
-
-def assert_gone(out: Path, *words: bytes) -> None:
-    for name, data in everything_in(out):
-        for word in words:
-            assert word not in data, (name, word)
 
 
 def test_where_faces_were_is_private(tmp_path: Path, deid: Deid) -> None:
@@ -71,16 +49,6 @@ def test_published_boxes_are_rounded_and_all_there_is(tmp_path: Path, deid: Deid
         x0, y0, x1, y1 = exact[row["file_name"]][0]["box"]
         assert all(0 <= a - b < 8 for a, b in zip((x0, y0), face["box"][:2], strict=True))
         assert all(0 <= b - a < 8 for a, b in zip((x1, y1), face["box"][2:], strict=True))
-
-
-def sealed_places(tmp_path: Path, deid: Deid) -> Path:
-    """An output of three pictures without its OUT.private, named `out`."""
-    folder, out = png_people(tmp_path / "in", 3), tmp_path / "out"
-    args = ["anonymize", folder, "--out", out, "--method", "cells", "--detector", "hog"]
-    args += ["--workers", 1, "--no-gate", "--password-file", password_file(tmp_path)]
-    assert deid(*args).code == 0
-    shutil.rmtree(private_folder(out))
-    return out
 
 
 def test_where_faces_were_is_opened_by_the_password_alone(tmp_path: Path, deid: Deid) -> None:

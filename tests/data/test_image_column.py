@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Outcome
-from tests.datasets import portraits
+from tests.datasets import images, portraits, struct_of
 
 Deid = Callable[..., Outcome]
 
@@ -38,10 +38,6 @@ def test_plain_binary_column_and_hidden_pictures(tmp_path: Path, deid: Deid) -> 
     assert "face_embedding" in outcome.stderr
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert not any(picture[-400:-200] in everything for picture in data)
-
-
-def struct_of(rows: list[dict[str, object]], path: pa.DataType) -> pa.Array:
-    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", path)]))
 
 
 @pytest.mark.parametrize("path", [pa.null(), pa.int64()])
@@ -81,12 +77,6 @@ def test_audio_before_the_picture_is_not_the_picture(tmp_path: Path, deid: Deid)
     pq.write_table(pa.table({"audio": sounds}), tmp_path / "alone.parquet")
     outcome = deid("anonymize", tmp_path / "alone.parquet", "--workers", 1, "--names", "keep")
     assert outcome.code == 1 and "no image column" in outcome.stderr
-
-
-def images(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
-    return pa.array(rows, type=kind)
 
 
 def test_pixels_in_unusual_columns_are_not_published(tmp_path: Path, deid: Deid) -> None:

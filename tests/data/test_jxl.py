@@ -9,12 +9,7 @@ import pytest
 
 from deidcli.data.images import BadImage, decode
 from deidcli.data.jxl import jxl_size
-from tests.conftest import picture_bytes
-
-
-def jxl(pixels: np.ndarray, **options: object) -> bytes:
-    pytest.importorskip("pillow_jxl")
-    return picture_bytes(pixels, "JXL", **options)
+from tests.datasets import jxl
 
 
 def test_a_jxl_bomb_is_not_unpacked(portrait: np.ndarray) -> None:

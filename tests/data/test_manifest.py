@@ -14,15 +14,9 @@ from deidcli.data.manifest import card, environment, manifest_digest, read_manif
 from deidcli.data.source import Source
 from deidcli.errors import DeidError
 from tests.conftest import Outcome
-from tests.datasets import portraits
+from tests.datasets import images
 
 Deid = Callable[..., Outcome]
-
-
-def images(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
-    return pa.array(rows, type=kind)
 
 
 def test_manifest_names_no_source_file(tmp_path: Path, deid: Deid) -> None:

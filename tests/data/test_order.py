@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,52 +17,21 @@ from deidcli.data.samples import Sample
 from deidcli.data.sink import Output, Result, Written
 from tests.conftest import (
     Outcome,
+    assert_gone,
     copy_people,
     tree,
 )
-from tests.datasets import portraits
+from tests.datasets import image_column, portraits
 
 Deid = Callable[..., Outcome]
 CANARY = "CANARY-7391"
 BASIC = ["--workers", 1, "--no-gate"]
 
 
-def images(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
-    return pa.array(rows, type=kind)
-
-
 def test_random_names_do_not_tell_the_order(tmp_path: Path, deid: Deid) -> None:
     folder, out = copy_people(tmp_path / "in", 3), tmp_path / "out"
     assert deid("anonymize", folder, "--out", out, "--names", "random", "--workers", 1).code == 0
     assert len({path.stat().st_mtime for path in (out / "images").iterdir()}) == 1
-
-
-def image_column(data: list[bytes], stem: str = CANARY) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.array([{"bytes": d, "path": f"{stem}_{n}.jpg"} for n, d in enumerate(data)], kind)
-
-
-def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(out).as_posix()
-            yield name, path.name.encode() + path.read_bytes()
-            if path.suffix == ".parquet":
-                file = pq.ParquetFile(path)
-                schema = file.schema_arrow
-                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
-                for column in file.read().columns:
-                    for value in column.to_pylist():
-                        yield name, value if isinstance(value, bytes) else repr(value).encode()
-
-
-def assert_gone(out: Path, *words: bytes) -> None:
-    for name, data in everything_in(out):
-        for word in words:
-            assert word not in data, (name, word)
 
 
 def test_random_names_are_the_default_and_unlink_parquet(tmp_path: Path, deid: Deid) -> None:

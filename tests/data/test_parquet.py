@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import PEOPLE, Outcome, statuses
-from tests.datasets import plain_shard, portraits, write_shard
+from tests.datasets import images, plain_shard, portraits, struct_of, write_shard
 
 Deid = Callable[..., Outcome]
 
@@ -108,10 +108,6 @@ def test_parquet_crops(tmp_path: Path, deid: Deid) -> None:
     assert deid("verify", out).code == 0
 
 
-def struct_of(rows: list[dict[str, object]], path: pa.DataType) -> pa.Array:
-    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", path)]))
-
-
 def test_a_file_that_cannot_be_written_stops_no_other(
     tmp_path: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,12 +165,6 @@ def test_a_parquet_file_that_is_gone_by_now_stops_no_other(
     (folder / "a.parquet").write_bytes(data)
     assert deid("anonymize", folder, "--out", out, "--workers", 1, "--names", "keep").code == 0
     assert deid("verify", out).code == 0
-
-
-def images(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
-    return pa.array(rows, type=kind)
 
 
 def test_odd_parquet_costs_its_rows_only(tmp_path: Path, deid: Deid) -> None:

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from deidcli.data.people import has_given_name, names_people, names_person
 from tests.conftest import (
     Outcome,
+    assert_gone,
     copy_people,
 )
 
 Deid = Callable[..., Outcome]
 BASIC = ["--workers", 1, "--no-gate"]
-
-
-def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(out).as_posix()
-            yield name, path.name.encode() + path.read_bytes()
-            if path.suffix == ".parquet":
-                file = pq.ParquetFile(path)
-                schema = file.schema_arrow
-                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
-                for column in file.read().columns:
-                    for value in column.to_pylist():
-                        yield name, value if isinstance(value, bytes) else repr(value).encode()
-
-
-def assert_gone(out: Path, *words: bytes) -> None:
-    for name, data in everything_in(out):
-        for word in words:
-            assert word not in data, (name, word)
 
 
 @pytest.mark.parametrize(

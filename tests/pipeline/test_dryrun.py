@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import Outcome, copy_people
+from tests.conftest import Outcome, copy_people, everything
 
 Deid = Callable[..., Outcome]
 LIGHT = ["--no-gate", "--detector", "hog", "--workers", 1, "--names", "keep"]
 """Options of a run that is over in a moment."""
-
-
-def everything(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
 def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path, deid: Deid) -> None:

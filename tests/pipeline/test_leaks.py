@@ -6,7 +6,7 @@ import base64
 import decimal
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +18,16 @@ from deidcli.data.images import decode
 from tests.conftest import (
     PEOPLE,
     Outcome,
+    assert_gone,
     copy_people,
+    everything_in,
     tree,
 )
-from tests.datasets import portraits, write_shard
+from tests.datasets import image_column, portraits, write_shard
 
 Deid = Callable[..., Outcome]
 CANARY = "CANARY-7391"
 BASIC = ["--workers", 1, "--no-gate"]
-
-
-def image_column(data: list[bytes], stem: str = CANARY) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.array([{"bytes": d, "path": f"{stem}_{n}.jpg"} for n, d in enumerate(data)], kind)
-
-
-def everything_in(out: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of OUT as it is, and its parquet files as they read, uncompressed."""
-    for path in sorted(out.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(out).as_posix()
-            yield name, path.name.encode() + path.read_bytes()
-            if path.suffix == ".parquet":
-                file = pq.ParquetFile(path)
-                schema = file.schema_arrow
-                yield name, repr((schema, schema.metadata, file.metadata.metadata)).encode()
-                for column in file.read().columns:
-                    for value in column.to_pylist():
-                        yield name, value if isinstance(value, bytes) else repr(value).encode()
-
-
-def assert_gone(out: Path, *words: bytes) -> None:
-    for name, data in everything_in(out):
-        for word in words:
-            assert word not in data, (name, word)
 
 
 def vectors(count: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -29,8 +28,8 @@ from tests.conftest import (
     statuses,
     tree,
 )
-from tests.datasets import plain_shard, portraits
-from tests.reversible import chips, password_file, sealed_run
+from tests.datasets import plain_shard
+from tests.reversible import password_file, sealed_run, small_sealed
 
 pytestmark = pytest.mark.usefixtures("cheap")
 
@@ -73,12 +72,6 @@ def test_two_runs_at_once_are_refused(tmp_path: Path, deid: Deid) -> None:
     with journal.locked():
         outcome = deid("anonymize", folder, "--out", out, "--workers", 1)
     assert outcome.code == 1 and "another run" in outcome.stderr
-
-
-def images(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(portraits(count))]
-    return pa.array(rows, type=kind)
 
 
 def test_output_that_is_gone_is_made_again(tmp_path: Path, deid: Deid) -> None:
@@ -312,13 +305,6 @@ def test_left_says_why(tmp_path: Path) -> None:
     (tmp_path / "out/images/person_01.jpg").unlink()
     left = resume.unfinished(run)
     assert (left.gone, left.failed, len(left.shards)) == (1, 0, 1) and "gone" in left.why()
-
-
-def small_sealed(tmp_path: Path, deid: Deid) -> Path:
-    """Two sealed chips of 48 px: every byte matters and all is quick."""
-    folder, out = chips(tmp_path / "in", 2), tmp_path / "out"
-    sealed_run(deid, folder, out, "--detector", "none", "--no-gate")
-    return out
 
 
 def test_what_is_gone_is_made_again(tmp_path: Path, deid: Deid) -> None:

@@ -30,6 +30,7 @@ from tests.reversible import (
     pixels,
     png_people,
     published_rows,
+    sealed_places,
 )
 
 pytestmark = pytest.mark.usefixtures("cheap")
@@ -114,16 +115,6 @@ def test_a_wrong_password_is_not_revealed(tmp_path: Path, deid: Deid) -> None:
         where = inner(private_faces(out)[name][0])
         original = pixels(folder / Path(name).name)[where]
         assert np.abs(pixels(tmp_path / "wrong" / name)[where] - original).mean() > 25
-
-
-def sealed_places(tmp_path: Path, deid: Deid) -> Path:
-    """An output of three pictures without its OUT.private, named `out`."""
-    folder, out = png_people(tmp_path / "in", 3), tmp_path / "out"
-    args = ["anonymize", folder, "--out", out, "--method", "cells", "--detector", "hog"]
-    args += ["--workers", 1, "--no-gate", "--password-file", password_file(tmp_path)]
-    assert deid(*args).code == 0
-    shutil.rmtree(private_folder(out))
-    return out
 
 
 def test_recompressed_pictures_still_come_back(tmp_path: Path, deid: Deid) -> None:

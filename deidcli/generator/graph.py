@@ -48,7 +48,7 @@ class Graph:
         try:
             root = ElementTree.parse(xml).getroot()
             self.nodes = _nodes(root)
-        except (ElementTree.ParseError, KeyError, AttributeError) as error:
+        except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
             raise DeidError(f"{xml} is no network of OpenVINO: {error}", "reinstall it") from None
         self._data = data.read_bytes()
         self._consumers: dict[str, list[Node]] = {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.generator.networks import SLOPE, WIDTH, Style, Synthesis, haar, inverse_haar
+from deidcli.weights.own import own_weights
 
 LAYERS = {256: 5, 128: 4}
 """Side of the picture, px -> layers whose features a head takes; a cell is 2x2 px of the picture."""
@@ -122,3 +123,15 @@ def fit_linear(head: Head, faces: Sequence[Drawn], ridge: float = 1e-6) -> None:
     with torch.no_grad():
         head.linear.weight.copy_(solved[:-1].T[:, :, None, None])
         head.linear.bias.copy_(solved[-1])  # type: ignore[union-attr]
+
+
+def load_head(side: int) -> Head:
+    """A trained head on the CPU, float32.
+
+    Raises:
+        DeidError: its weights are not there, or altered.
+    """
+    tensors, card = own_weights(f"generator-head-{side}")
+    head = Head(tensors["linear.weight"].shape[1], card.input["hidden"])
+    head.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return head.eval().requires_grad_(False)

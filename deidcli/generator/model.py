@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deidcli.generator.graph import Graph
+from deidcli.generator.heads import LAYERS, Head, late, load_head
 from deidcli.generator.networks import (
     PLACES,
     WIDTH,
@@ -32,13 +33,29 @@ IDENTITY_PLACES = range(4, 10)
 ground. Chosen by eye on four pairs; docs/generator.md."""
 
 
-class Generator:
-    """MobileStyleGAN on one device; nothing in it is trained."""
+SIDES = (128, 256, 512, 1024)
+"""px of the pictures that a generator draws."""
+CHUNK = {"cpu": 2, "cuda": 16}
+"""Faces that are drawn at once: on a CPU, more than fit its cache are slower."""
 
-    def __init__(self, mapping: Mapping, synthesis: Synthesis, device: str = "cpu") -> None:
+
+class Generator:
+    """MobileStyleGAN on one device, for drawing; nothing in it is trained."""
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        synthesis: Synthesis,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Args: dtype: of the synthesis; default: half on a CUDA device, else float32."""
         self.device = torch.device(device)
+        half = self.device.type == "cuda"
+        self.dtype = dtype or (torch.float16 if half else torch.float32)
         self.mapping = mapping.to(self.device)
-        self.synthesis = synthesis.to(self.device, memory_format=torch.channels_last)
+        self.synthesis = synthesis.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self._heads: dict[int, Head] = {}
         noise = torch.randn(MEAN_OF, WIDTH, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             self.mean = self.mapping(noise.to(self.device)).mean(0)
@@ -51,7 +68,7 @@ class Generator:
             z: (N, 512).
             truncation: share of the distance from the mean w that is kept, in [0, 1], for all or
                 (N, 1): lower gives cleaner and more alike faces. Source: Karras et al. 2019
-                (StyleGAN, arXiv:1812.04948), sec. 2.1 and appendix B.
+                (StyleGAN, arXiv:1812.04948), appendix B.
 
         Returns:
             (N, 512) float32 on the generator's device.
@@ -60,9 +77,47 @@ class Generator:
             w = self.mapping(z.to(self.device))
         return self.mean + truncation * (w - self.mean)
 
+    def draw(self, w: Tensor, side: int = 1024) -> Tensor:
+        """Pictures of faces, without a gradient.
+
+        Args:
+            w: (N, 512), or (N, 23, 512) with a w for each place (`networks.PLACES`).
+            side: 1024 and 512 from the whole network; 256 and 128 from the features on the way, by
+                a head that we trained, at half the cost and less.
+
+        Returns:
+            (N, 3, side, side) float32 RGB in [-1, 1] on the generator's device.
+
+        Raises:
+            ValueError: no such side.
+            DeidError: the head's weights are not there.
+        """
+        if side not in SIDES:
+            raise ValueError(f"{side} px is none of {SIDES}")
+        places = (w if w.dim() == 3 else everywhere(w)).to(self.device)
+        with torch.inference_mode():
+            chunks = places.split(CHUNK.get(self.device.type, 2))
+            drawn = [self._draw(chunk, side).float().clamp_(-1, 1) for chunk in chunks]
+            return torch.cat(drawn) if drawn else torch.zeros(0, 3, side, side)
+
+    def _draw(self, w: Tensor, side: int) -> Tensor:
+        network, w = self.synthesis, w.to(self.dtype)
+        if side < 512:
+            return self._head(side)(network.features(w, LAYERS[side]), late(w, side))
+        x = network.features(w, len(network.layers))
+        return network.picture(x, w) if side == 1024 else network.bands(x, w)[:, :3] / 2
+
+    def _head(self, side: int) -> Head:
+        if side not in self._heads:
+            head = load_head(side)
+            self._heads[side] = head.to(
+                self.device, self.dtype, memory_format=torch.channels_last
+            )
+        return self._heads[side]
+
 
 @cache
-def load_generator(device: str = "cpu") -> Generator:
+def load_generator(device: str = "cpu", dtype: torch.dtype | None = None) -> Generator:
     """The generator on a device, kept for the process.
 
     Raises:
@@ -70,7 +125,7 @@ def load_generator(device: str = "cpu") -> Generator:
     """
     mapping = Graph(pip_file(GENERATOR_MAPPING_GRAPH), pip_file(GENERATOR_MAPPING))
     synthesis = Graph(pip_file(GENERATOR_SYNTHESIS_GRAPH), pip_file(GENERATOR_SYNTHESIS))
-    return Generator(read_mapping(mapping), read_synthesis(synthesis), device)
+    return Generator(read_mapping(mapping), read_synthesis(synthesis), device, dtype)
 
 
 def everywhere(w: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def train(
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     name = f"head-{settings.side}"
-    generator = load_generator(settings.device)
+    generator = load_generator(settings.device, torch.float32)
     teacher = Teacher(generator, settings.side, settings.seed)
     head = started_head(generator.synthesis, generator.mean, settings.side)
     head = head.to(settings.device, memory_format=torch.channels_last)
@@ -83,7 +83,6 @@ def train(
     def step_of(step: int, rows: Tensor, source: torch.Generator) -> dict[str, float]:
         losses = []
         for row in rows.tolist():
-            # Numbers below are those that the linear map was found from.
             example = teacher.window(row, settings.window, settings.styles, source)
             losses.append(distance(head, example, settings.detail))
         factor = cosine(step, settings.steps, settings.warmup, 0.02)
@@ -130,10 +129,10 @@ def distance(head: Head, example: Example, detail: float) -> Tensor:
     return flat + detail * ((bands - wanted)[:, 3:].abs() * weight).mean()
 
 
-def held_out_faces(settings: Recipe, count: int = HELD_OUT) -> list[Example]:
+def held_out_faces(settings: Recipe) -> list[Example]:
     """Whole faces that no step sees."""
-    teacher = Teacher(load_generator(settings.device), settings.side, HELD_OUT_SEED)
-    return [teacher.whole(number) for number in range(count)]
+    teacher = Teacher(load_generator(settings.device, torch.float32), settings.side, HELD_OUT_SEED)
+    return [teacher.whole(number) for number in range(HELD_OUT)]
 
 
 @torch.no_grad()

@@ -124,7 +124,9 @@ def _nodes(root: Any) -> dict[str, Node]:
             layer.attrib["type"],
             layer.attrib["name"],
             {} if attributes is None else dict(attributes.attrib),
-            tuple((source, port) for _, source, port in sorted(sources.get(layer.attrib["id"], []))),
+            tuple(
+                (source, port) for _, source, port in sorted(sources.get(layer.attrib["id"], []))
+            ),
         )
     # A node's output ports are numbered after its input ports: from 0, they are outputs' numbers.
     for id, node in nodes.items():

@@ -110,9 +110,7 @@ class Generator:
     def _head(self, side: int) -> Head:
         if side not in self._heads:
             head = load_head(side)
-            self._heads[side] = head.to(
-                self.device, self.dtype, memory_format=torch.channels_last
-            )
+            self._heads[side] = head.to(self.device, self.dtype, memory_format=torch.channels_last)
         return self._heads[side]
 
 
@@ -133,9 +131,7 @@ def everywhere(w: Tensor) -> Tensor:
     return w[:, None].expand(-1, PLACES, -1)
 
 
-def mix(
-    w: Tensor, other: Tensor, places: Sequence[int] | range = IDENTITY_PLACES
-) -> Tensor:
+def mix(w: Tensor, other: Tensor, places: Sequence[int] | range = IDENTITY_PLACES) -> Tensor:
     """The same picture with another person: `other`'s w at some places, `w` at the rest.
 
     Args:

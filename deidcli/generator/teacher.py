@@ -105,5 +105,3 @@ def _inside(start: int, cells: int, side: int) -> tuple[int, int]:
     """The part of a window without its margins; the picture's own edge needs none."""
     end = min(start + cells, side)
     return start + (MARGIN if start > 0 else 0), end - (MARGIN if end < side else 0)
-
-

@@ -79,9 +79,9 @@ REFERENCE: dict[int, tuple[float, float, float]] = {
     98: (-0.346, 0.69, -0.171),
     327: (0.346, 0.69, -0.171),
 }
-"""Points that no expression moves, of a face that looks into the camera: forehead, bridge and tip of
-the nose, corners of the eyes, cheeks at the ears. They are those of the generator's mean face, made
-symmetrical; its middle is 0 and the mean square of their distances from it is 1."""
+"""Points that no expression moves, of a face that looks into the camera: forehead, bridge and tip
+of the nose, corners of the eyes, cheeks at the ears. They are those of the generator's mean face,
+made symmetrical; its middle is 0 and the mean square of their distances from it is 1."""
 
 
 @dataclass(frozen=True)

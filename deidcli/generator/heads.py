@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deidcli.generator.networks import SLOPE, WIDTH, Style, Synthesis, haar, inverse_haar
+from deidcli.generator.networks import SLOPE, WIDTH, Layer, Style, Synthesis, haar, inverse_haar
 from deidcli.weights.own import own_weights
 
 LAYERS = {256: 5, 128: 4}
-"""Side of the picture, px -> layers whose features a head takes; a cell is 2x2 px of the picture."""
+"""Side of the picture, px -> layers whose features a head takes; a cell is 2x2 px."""
 HIDDEN = 48
 BANDS = 12
 """Haar bands of three colors."""
@@ -82,10 +82,13 @@ def started_head(synthesis: Synthesis, mean: Tensor, side: int, hidden: int = HI
         mean: (512,) the mean w.
     """
     layer = LAYERS[side]
-    own: Style = synthesis.layers[layer].up
+    following = synthesis.layers[layer]
+    assert isinstance(following, Layer)
+    own = following.up
     head = Head(own.weight.shape[0], hidden)
     head.mean.copy_(mean)
-    first: Style = head.styles[0]  # type: ignore[assignment]
+    first = head.styles[0]
+    assert isinstance(first, Style)
     with torch.no_grad():
         first.weight.copy_(own.weight)
         first.bias.copy_(own.bias + own.weight @ mean)

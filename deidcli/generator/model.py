@@ -10,14 +10,8 @@ from torch import Tensor
 
 from deidcli.generator.graph import Graph
 from deidcli.generator.heads import LAYERS, Head, late, load_head
-from deidcli.generator.networks import (
-    PLACES,
-    WIDTH,
-    Mapping,
-    Synthesis,
-    read_mapping,
-    read_synthesis,
-)
+from deidcli.generator.networks import PLACES, WIDTH, Mapping, Synthesis
+from deidcli.generator.reading import read_mapping, read_synthesis
 from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import (
     GENERATOR_MAPPING,
@@ -54,7 +48,8 @@ class Generator:
         half = self.device.type == "cuda"
         self.dtype = dtype or (torch.float16 if half else torch.float32)
         self.mapping = mapping.to(self.device)
-        self.synthesis = synthesis.to(self.device, self.dtype, memory_format=torch.channels_last)
+        self.synthesis = synthesis.to(self.device, self.dtype)
+        self.synthesis.to(memory_format=torch.channels_last)
         self._heads: dict[int, Head] = {}
         noise = torch.randn(MEAN_OF, WIDTH, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
@@ -74,8 +69,9 @@ class Generator:
             (N, 512) float32 on the generator's device.
         """
         with torch.no_grad():
-            w = self.mapping(z.to(self.device))
-        return self.mean + truncation * (w - self.mean)
+            w: Tensor = self.mapping(z.to(self.device))
+            drawn: Tensor = self.mean + truncation * (w - self.mean)
+            return drawn
 
     def draw(self, w: Tensor, side: int = 1024) -> Tensor:
         """Pictures of faces, without a gradient.
@@ -96,21 +92,22 @@ class Generator:
             raise ValueError(f"{side} px is none of {SIDES}")
         places = (w if w.dim() == 3 else everywhere(w)).to(self.device)
         with torch.inference_mode():
-            chunks = places.split(CHUNK.get(self.device.type, 2))
+            chunks = torch.split(places, CHUNK.get(self.device.type, 2))
             drawn = [self._draw(chunk, side).float().clamp_(-1, 1) for chunk in chunks]
             return torch.cat(drawn) if drawn else torch.zeros(0, 3, side, side)
 
     def _draw(self, w: Tensor, side: int) -> Tensor:
         network, w = self.synthesis, w.to(self.dtype)
         if side < 512:
-            return self._head(side)(network.features(w, LAYERS[side]), late(w, side))
+            drawn: Tensor = self._head(side)(network.features(w, LAYERS[side]), late(w, side))
+            return drawn
         x = network.features(w, len(network.layers))
         return network.picture(x, w) if side == 1024 else network.bands(x, w)[:, :3] / 2
 
     def _head(self, side: int) -> Head:
         if side not in self._heads:
-            head = load_head(side)
-            self._heads[side] = head.to(self.device, self.dtype, memory_format=torch.channels_last)
+            head = load_head(side).to(self.device, self.dtype)
+            self._heads[side] = head.to(memory_format=torch.channels_last)
         return self._heads[side]
 
 

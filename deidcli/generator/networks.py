@@ -2,20 +2,17 @@
 
 Belousov 2021, "MobileStyleGAN: A Lightweight Convolutional Neural Network for High-Fidelity Image
 Synthesis" (arXiv:2104.04767): a student of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958) on
-Flickr-Faces-HQ. The tensors are those of the PyPI package random-face, whose demodulation is already
-folded into the weights; tests hold these networks against the package's own graph, node by node.
+Flickr-Faces-HQ. The tensors are those of the PyPI package random-face, whose demodulation is folded
+into the weights; tests hold these networks against the package's own graph, node by node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from deidcli.generator.graph import Graph
 
 WIDTH = 512
 """Numbers in z and in w."""
@@ -216,80 +213,3 @@ class Synthesis(nn.Module):
         """
         bands: Tensor = self.to_picture(x * self.last_style(w[:, -1]))
         return bands
-
-
-def read_mapping(graph: Graph) -> Mapping:
-    """The mapping network of the package's graph; constant gains go into the linear layers."""
-    network = Mapping()
-    for linear, product in zip(network.linears, graph.of_type("MatMul"), strict=True):
-        shift, activation, scaled = _after_linear(graph, product)
-        # The leaky ReLU is homogeneous, so the gain after it can be one before it.
-        gain = graph.parameter(scaled)
-        _set(linear.weight, graph.parameter(product) * gain)
-        _set(linear.bias, shift * gain.flatten())
-        assert float(graph.parameter(activation)) == torch.tensor(SLOPE)
-    return network.eval().requires_grad_(False)
-
-
-def _after_linear(graph: Graph, product: Any) -> tuple[Tensor, Any, Any]:
-    """The bias of a linear layer of the mapping network, its activation and its gain."""
-    add, activation, scaled = graph.follow(product, ["Add", "PReLU", "Multiply"])
-    reshape = next(
-        graph.nodes[source] for source, _ in add.inputs if graph.nodes[source].type == "Reshape"
-    )
-    return graph.parameter(reshape), activation, scaled
-
-
-def read_synthesis(graph: Graph) -> Synthesis:
-    """The synthesis network of the package's graph; constant gains go into the styles."""
-    widths = [graph.constant(graph.named("m.conv1.bias")).shape[1]]
-    for number in range(LAYERS):
-        bias = graph.constant(graph.named(f"m.layers.{number}.conv2.bias"))
-        widths.append(bias.shape[1])
-    network = Synthesis(widths)
-    _set(network.start, graph.constant(graph.named("m.input.input")))
-    _read_convolution(graph, "m.conv1", network.first)
-    for number, layer in enumerate(network.layers):
-        name = f"m.layers.{number}"
-        _read_style(graph, f"{name}.up", layer.up)
-        _read_convolution(graph, f"{name}.conv1", layer.conv1)
-        _read_convolution(graph, f"{name}.conv2", layer.conv2)
-    last = f"m.layers.{LAYERS - 1}.to_img"
-    _read_style(graph, f"{last}.conv", network.last_style)
-    _set(network.to_picture.weight, graph.constant(graph.named(f"{last}.conv.weight")))
-    _set(network.to_picture.bias, graph.constant(graph.named(f"{last}.bias")).flatten())
-    return network.eval().requires_grad_(False)
-
-
-def _read_style(graph: Graph, name: str, style: Style) -> None:
-    bias = graph.named(f"{name}.modulation.bias")
-    chain = graph.follow(bias, ["Add", "Reshape", "Multiply"])
-    factor = chain[-1]  # by a constant gain, or by the features
-    kinds = {graph.nodes[source].type for source, _ in factor.inputs}
-    gain = graph.parameter(factor) if "Const" in kinds else torch.ones(1)
-    _set(style.weight, graph.constant(graph.named(f"{name}.modulation.weight")) * gain.flatten())
-    _set(style.bias, graph.constant(bias).flatten() * gain.flatten())
-
-
-def _read_convolution(graph: Graph, name: str, into: Convolution) -> None:
-    _read_style(graph, f"{name}.conv", into.style)
-    bias = graph.named(f"{name}.bias")
-    (shifted,) = graph.follow(bias, ["Add"])
-    noisy = next(graph.nodes[s] for s, _ in shifted.inputs if graph.nodes[s].type == "Add")
-    convolution = next(
-        graph.nodes[s] for s, _ in noisy.inputs if graph.nodes[s].type == "Convolution"
-    )
-    _set(into.bias, graph.constant(bias).flatten())
-    _set(into.noise, graph.parameter(noisy))
-    _set(into.weight, graph.parameter(convolution))
-    if into.depthwise is not None:
-        depthwise = graph.constant(graph.named(f"{name}.conv.weight_dw"))
-        _set(into.depthwise, depthwise.flatten(1, 2))
-
-
-def _set(parameter: Tensor, value: Tensor) -> None:
-    """Copy a value into a parameter or buffer of the same shape."""
-    if parameter.shape != value.shape:
-        raise ValueError(f"{tuple(value.shape)} does not fit {tuple(parameter.shape)}")
-    with torch.no_grad():
-        parameter.copy_(value)

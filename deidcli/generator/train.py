@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.errors import UsageError
@@ -69,12 +69,9 @@ def train(
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     name = f"head-{settings.side}"
-    generator = load_generator(settings.device, torch.float32)
-    teacher = Teacher(generator, settings.side, settings.seed)
-    head = started_head(generator.synthesis, generator.mean, settings.side)
-    head = head.to(settings.device, memory_format=torch.channels_last)
-    if not (out / f"{name}.pt").is_file():
-        fit_linear(head, [teacher.whole(number) for number in range(settings.linear_faces)])
+    teacher = Teacher(load_generator(settings.device, torch.float32), settings.side, settings.seed)
+    linear_faces = 0 if (out / f"{name}.pt").is_file() else settings.linear_faces
+    head = first_head(teacher, linear_faces)
     average = deepcopy(head).eval()
     held_out = held_out_faces(settings)
     log(f"before the first step: {words(scores(average, held_out))}")
@@ -95,7 +92,11 @@ def train(
         return f"; {words(scores(average, held_out))}"
 
     run = TrainingRun(settings, out, stop_after)
-    parts = {"head": head, "average": average, "optimizer": optimizer}
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "head": head,
+        "average": average,
+        "optimizer": optimizer,
+    }
     fixed = run.fixed(key for key in Recipe.__dataclass_fields__ if key not in _APART)
     try:
         take_steps(
@@ -105,6 +106,16 @@ def train(
     except StoppedError:
         return None
     return write_head(average, out, settings, scores(average, held_out))
+
+
+def first_head(teacher: Teacher, linear_faces: int) -> Head:
+    """A head before the first step: a ridge regression on so many faces; 0: none yet."""
+    generator = teacher.generator
+    head = started_head(generator.synthesis, generator.mean, teacher.side)
+    head = head.to(generator.device).to(memory_format=torch.channels_last)
+    if linear_faces:
+        fit_linear(head, [teacher.whole(number) for number in range(linear_faces)])
+    return head
 
 
 def _groups(head: Head, settings: Recipe) -> list[dict[str, object]]:

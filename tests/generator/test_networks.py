@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deidcli.errors import DeidError
-from deidcli.generator import networks
+from deidcli.generator import networks, reading
 from deidcli.generator.graph import Graph
 from deidcli.generator.model import Generator, load_generator, mix
 from deidcli.weights.files import pip_file
@@ -75,7 +75,7 @@ def test_a_face_does_not_depend_on_its_batch(generator: Generator) -> None:
 
 def test_half_precision_draws_the_same_face(generator: Generator) -> None:
     w = random_w(generator, 1)[:, None].expand(-1, networks.PLACES, -1)
-    half = networks.read_synthesis(
+    half = reading.read_synthesis(
         Graph(pip_file(GENERATOR_SYNTHESIS_GRAPH), pip_file(GENERATOR_SYNTHESIS))
     ).half()
     with torch.no_grad():

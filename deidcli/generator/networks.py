@@ -29,7 +29,7 @@ Corner = tuple[int, int] | None
 
 
 def inverse_haar(low: Tensor, details: Tensor) -> Tensor:
-    """The inverse Haar transform, as sums and strided stores.
+    """The inverse Haar transform.
 
     Args:
         low: (N, C, H, W). details: (N, 3 C, H, W); of channel c those at 3 c to 3 c + 2:
@@ -39,22 +39,31 @@ def inverse_haar(low: Tensor, details: Tensor) -> Tensor:
         (N, C, 2 H, 2 W), in the memory format of `low`. Source: Belousov 2021, sec. 3.2; Haar with
         factors 1/2.
     """
+    return butterflies(low * 0.5, details * 0.5)
+
+
+def butterflies(low: Tensor, details: Tensor) -> Tensor:
+    """Twice the inverse Haar transform, as sums and strided stores; arguments as `inverse_haar`."""
     count, channels, height, width = low.shape
     rows, columns, diagonal = details[:, 0::3], details[:, 1::3], details[:, 2::3]
     top, bottom = low + rows, low - rows
     left, right = columns + diagonal, columns - diagonal
-    channels_last = low.is_contiguous(memory_format=torch.channels_last) and channels > 1
+    last = low.stride(1) == 1 and channels > 1  # a slice of channels is not `contiguous`
     out = torch.empty(
         (count, channels, 2 * height, 2 * width),
         dtype=low.dtype,
         device=low.device,
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
     )
-    out[:, :, 0::2, 0::2] = top + left
-    out[:, :, 0::2, 1::2] = top - left
-    out[:, :, 1::2, 0::2] = bottom + right
-    out[:, :, 1::2, 1::2] = bottom - right
-    return out.mul_(0.5)
+    if torch.is_grad_enabled():  # `out=` has no gradient
+        out[:, :, 0::2, 0::2], out[:, :, 0::2, 1::2] = top + left, top - left
+        out[:, :, 1::2, 0::2], out[:, :, 1::2, 1::2] = bottom + right, bottom - right
+        return out
+    torch.add(top, left, out=out[:, :, 0::2, 0::2])
+    torch.sub(top, left, out=out[:, :, 0::2, 1::2])
+    torch.add(bottom, right, out=out[:, :, 1::2, 0::2])
+    torch.sub(bottom, right, out=out[:, :, 1::2, 1::2])
+    return out
 
 
 def haar(picture: Tensor) -> Tensor:
@@ -105,9 +114,14 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, corner: Corner = None) -> Tensor:
         """(N, C, S, S), (N, 512) -> (N, outputs, S, S); a window of them with its corner."""
-        x = x * self.style(w)
-        if self.depthwise is not None:
-            x = functional.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
+        style = self.style(w)
+        if self.depthwise is None:
+            x = x * style
+        elif len(w) == 1:  # one style for all: a factor of the weights, which are few
+            weight = self.depthwise * style.transpose(0, 1)
+            x = functional.conv2d(x, weight, padding=1, groups=x.shape[1])
+        else:
+            x = functional.conv2d(x * style, self.depthwise, padding=1, groups=x.shape[1])
         x = functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
         noise = self.noise
         if corner is not None:
@@ -133,9 +147,9 @@ class Layer(nn.Module):
         Args:
             corner: where x is a window, its place in the whole.
         """
-        x = x * self.up(w[:, 0])
+        x = x * (0.5 * self.up(w[:, 0]))
         low = x.shape[1] // 4
-        x = inverse_haar(x[:, :low], x[:, low:])
+        x = butterflies(x[:, :low], x[:, low:])
         doubled = None if corner is None else (2 * corner[0], 2 * corner[1])
         out: Tensor = self.conv2(self.conv1(x, w[:, 1], doubled), w[:, 2], doubled)
         return out
@@ -211,5 +225,9 @@ class Synthesis(nn.Module):
 
         Half the low pass is the picture averaged down to 512 px.
         """
-        bands: Tensor = self.to_picture(x * self.last_style(w[:, -1]))
+        style = self.last_style(w[:, -1])
+        if len(w) == 1:
+            weight = self.to_picture.weight * style
+            return functional.conv2d(x, weight, self.to_picture.bias)
+        bands: Tensor = self.to_picture(x * style)
         return bands

@@ -12,6 +12,7 @@ class Recipe:
     side: int = 256
     """Of the pictures that the head draws, px: 256 or 128."""
     steps: int = 1500
+    """Steps of the whole run."""
     faces: int = 20_000
     """Random faces that steps draw from; each is drawn anew where it is needed."""
     batch_size: int = 3
@@ -34,7 +35,10 @@ class Recipe:
     average: float = 0.995
     """Decay of the averaged weights, which are the ones that are kept."""
     seed: int = 0
+    """Of the faces, of the order that they come in and of all that a step draws."""
     checkpoint_steps: int = 50
+    """A kill costs so many steps at most."""
     threads: int = 2
     """torch's threads on the CPU."""
     device: str = "cpu"
+    """Where the head is trained, as torch names it."""

@@ -41,16 +41,16 @@ from deidcli.training.loop import (
 HELD_OUT = 16
 """Faces that no step sees and that the scores are of."""
 HELD_OUT_SEED = 1_000_000_007
+DEFAULTS = Recipe()
 _APART = ("threads", "device", "checkpoint_steps")
 """Settings that decide nothing about the weights."""
 
 
 def train(
-    data: Sequence[Path],
-    out: Path,
-    settings: Recipe,
+    data: Sequence[Path] = (),
+    out: Path = Path("runs/generator-head"),
+    settings: Recipe = DEFAULTS,
     cache: Path | None = None,
-    validation: Sequence[Path] = (),
     stop_after: int | None = None,
 ) -> Path | None:
     """Train a head and write `out`/generator-head-SIDE.safetensors (fp16) with its card.
@@ -58,12 +58,14 @@ def train(
     Run it again after a kill: it goes on from `out`/head-SIDE.pt.
 
     Args:
-        data, cache, validation: not used; the generator draws what is needed.
+        data, cache: must be empty; the generator draws what is needed.
         stop_after: leave after this many steps, as a kill would (for tests).
 
     Returns:
         The weights' path; None when stopped early.
     """
+    if data or cache:
+        raise UsageError("generator-head is trained without pictures", "leave out DATA and --cache")
     if settings.side not in LAYERS:
         raise UsageError(f"no head draws {settings.side} px", "side=256 or side=128")
     torch.set_num_threads(settings.threads)

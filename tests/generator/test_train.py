@@ -156,3 +156,10 @@ def test_scores_of_the_truth_are_perfect(generator: Generator, one_held_out: Non
 def test_a_side_that_no_head_draws_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         train.train([], tmp_path, Recipe(side=64))
+
+
+def test_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="without pictures"):
+        train.train([tmp_path], tmp_path, TINY)
+    with pytest.raises(UsageError, match="without pictures"):
+        train.train([], tmp_path, TINY, cache=tmp_path)

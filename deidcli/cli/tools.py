@@ -13,7 +13,7 @@ from deidcli.cli.printing import end_with, say, table
 from deidcli.errors import DeidError, Stopped
 from deidcli.fields import Described, describe_fields
 from deidcli.pipeline.options import method_names
-from deidcli.training.recipes import RECIPES, recipe_class
+from deidcli.training.recipes import RECIPES, needs_data, recipe_class
 
 
 def methods(
@@ -49,7 +49,7 @@ def methods(
         _say_settings(of_run)
     if of_training:
         say("")
-        say(f"Training: deid train {name} DATA")
+        say(f"Training: deid train {name}{' DATA' if needs_data(name) else ''}")
         _say_settings(of_training)
 
 
@@ -121,8 +121,9 @@ Cache = Annotated[
 def train(
     what: What,
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA", help="Folders of pictures, or parquet.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="DATA", help="Folders of pictures, or parquet."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Checkpoints and weights; runs/WHAT.")
     ] = None,
@@ -159,7 +160,7 @@ def train(
     recipe = recipes.parse_recipe(what, given, resolve_device(device))
     folder = out or Path("runs") / what
     try:
-        made = recipes.train(what, data, folder, recipe, cache, validation or ())
+        made = recipes.train(what, data or (), folder, recipe, cache, validation or ())
     except KeyboardInterrupt:
         raise Stopped("the same command again resumes") from None
     for path in made:

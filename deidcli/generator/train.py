@@ -44,6 +44,7 @@ HELD_OUT_SEED = 1_000_000_007
 DEFAULTS = Recipe()
 _APART = ("threads", "device", "checkpoint_steps")
 """Settings that decide nothing about the weights."""
+Parts = dict[str, nn.Module | torch.optim.Optimizer]
 
 
 def train(
@@ -94,11 +95,7 @@ def train(
         return f"; {words(scores(average, held_out))}"
 
     run = TrainingRun(settings, out, stop_after)
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "head": head,
-        "average": average,
-        "optimizer": optimizer,
-    }
+    parts: Parts = {"head": head, "average": average, "optimizer": optimizer}
     fixed = run.fixed(key for key in Recipe.__dataclass_fields__ if key not in _APART)
     try:
         take_steps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ RECIPES: dict[str, str] = {
     "attributes": "deidcli.training.attributes",
     "dae": "deidcli.methods.dae.train",
     "eae": "deidcli.methods.eae.train",
+    "generator-head": "deidcli.generator.train",
     "sdn": "deidcli.methods.sdn.train",
 }
 """Name on the command line -> the module with its class `Recipe` and its function `train`.
@@ -46,6 +47,11 @@ def recipe_class(name: str) -> type[Any]:
     """
     found: type[Any] = _module(name).Recipe
     return found
+
+
+def needs_data(name: str) -> bool:
+    """Return whether a recipe trains on pictures that the caller names."""
+    return signature(_module(name).train).parameters["data"].default is Parameter.empty
 
 
 def parse_recipe(name: str, given: Mapping[str, str], device: str) -> Any:
@@ -80,7 +86,8 @@ def train(
     """Train what a name of RECIPES stands for. The same call resumes after a kill.
 
     Args:
-        data, validation: folders of pictures or parquet files.
+        data, validation: folders of pictures or parquet files; `data` is empty where the recipe
+            needs none.
         out: folder of the checkpoints and the weights.
         recipe: as `parse_recipe` returns it.
         cache: folder of the cut faces, which stays; None: one in `out`, removed at the end.
@@ -89,10 +96,12 @@ def train(
         The files written.
 
     Raises:
-        UsageError: this recipe does not use a validation set.
+        UsageError: this recipe needs data and none is named, or does not use a validation set.
         DeidError: the data cannot be trained on.
     """
     run: Callable[..., Path | list[Path] | None] = _module(name).train
+    if needs_data(name) and not data:
+        raise UsageError(f"{name} is trained on pictures", f"deid train {name} DATA")
     more: dict[str, Any] = {"validation": validation} if validation else {}
     if more.keys() - signature(run).parameters.keys():
         raise UsageError(f"{name} uses no validation set while it trains", "leave out --validation")

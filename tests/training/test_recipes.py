@@ -66,10 +66,11 @@ def test_methods_lists_the_settings_of_the_training(
     rows = describe_fields(recipe_class(name))
     said = deid("methods", name)
     assert said.code == 0
-    head, _, training = said.stdout.partition(f"Training: deid train {name} DATA\n")
+    data = "" if name == "generator-head" else " DATA"
+    head, _, training = said.stdout.partition(f"Training: deid train {name}{data}\n")
     for row in rows:
         assert f"--set {row.name}={row.default}  (" in training
-    assert ("--set" in head) == (name != "attributes")
+    assert ("--set" in head) == (name not in ("attributes", "generator-head"))
     told = deid("methods", name, "--json").json
     assert [row["name"] for row in told["training"]] == [row.name for row in rows]
     assert all(row["help"] for row in told["training"] + told["settings"])
@@ -123,8 +124,18 @@ def test_a_validation_set_that_is_not_used_is_refused(
     assert plain == called
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"sdn"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"sdn", "generator-head"}))
 def test_recipes_that_use_a_validation_set_take_it(name: str) -> None:
     from inspect import signature
 
     assert "validation" in signature(recipes._module(name).train).parameters
+
+
+def test_data_that_a_recipe_needs_is_asked_for(
+    plain: list[object], tmp_path: Path, deid: Callable[..., Outcome]
+) -> None:
+    outcome = deid("train", "plain")
+    assert outcome.code == 2 and "deid train plain DATA" in outcome.stderr
+    assert plain == []
+    outcome = deid("train", "generator-head", tmp_path, "-o", tmp_path / "out")
+    assert outcome.code == 2 and "without pictures" in outcome.stderr

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.generator.networks import SLOPE, WIDTH, Layer, Style, Synthesis, haar, inverse_haar
-from deidcli.weights.own import own_weights
+from deidcli.weights.own import own_cards, own_weights
 
 LAYERS = {256: 5, 128: 4}
 """Side of the picture, px -> layers whose features a head takes; a cell is 2x2 px."""
@@ -126,6 +126,12 @@ def fit_linear(head: Head, faces: Sequence[Drawn], ridge: float = 1e-6) -> None:
     with torch.no_grad():
         head.linear.weight.copy_(solved[:-1].T[:, :, None, None])
         head.linear.bias.copy_(solved[-1])  # type: ignore[union-attr]
+
+
+def trained_sides() -> set[int]:
+    """Return the sides whose head has weights, ours or those in $DEID_WEIGHTS."""
+    cards = own_cards()
+    return {side for side in LAYERS if f"generator-head-{side}" in cards}
 
 
 def load_head(side: int) -> Head:

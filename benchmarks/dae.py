@@ -39,12 +39,12 @@ from deidcli.faces.align import Image, Points, chip_affine, crop, paste
 from deidcli.methods import load_method
 from deidcli.methods.base import Context
 from deidcli.methods.blend import PADDING, SIDE, blended, edge_mask, rim_to_face
-from deidcli.methods.dae.batches import faces_of, in_blocks, tensor_of
 from deidcli.methods.dae.method import snapped
 from deidcli.methods.dae.networks import Autoencoder
 from deidcli.methods.dae.recipe import AUTOENCODER_FIXED, DaeRun, Recipe
 from deidcli.methods.dae.targets import cluster_centers
 from deidcli.methods.dae.train import train_autoencoder, train_encoder
+from deidcli.methods.dae.training_faces import faces_of, in_blocks, tensor_of
 from deidcli.training.chips import _find
 from deidcli.weights.files import download_folder
 

@@ -43,7 +43,7 @@ from deidcli.faces import recognizers
 from deidcli.faces.align import Image, chip_affine, crop, paste
 from deidcli.methods.base import Context
 from deidcli.methods.sdn.identity import KEPT
-from deidcli.methods.sdn.keys import PASSWORD_BITS, expand
+from deidcli.methods.sdn.keyed_map import PASSWORD_BITS, expand
 from deidcli.methods.sdn.method import FACE, SecureDualNetwork
 from deidcli.methods.sdn.networks import SIZES, Discriminator, multiply_accumulates
 from deidcli.methods.sdn.refinement import KNOWN

@@ -235,7 +235,7 @@ class Deidentifier:
 
 
 def _keys(passphrase: bytes, secret: bytes) -> RunKeys:
-    from deidcli.crypto.passwords import derive, new_kdf
+    from deidcli.crypto.keys import derive, new_kdf
     from deidcli.pipeline.run import RunKeys
 
     kdf = new_kdf(secret)

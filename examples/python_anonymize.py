@@ -2,7 +2,7 @@
 
 import sys
 
-from deidcli import anonymize, score
+from deidcli.api import anonymize, score
 
 source, out = sys.argv[1:]
 record = anonymize(source, method="pixelate", out=out, blocks=3)

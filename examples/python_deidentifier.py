@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from deidcli import Deidentifier
+from deidcli.deidentifier import Deidentifier
 
 paths = sorted(Path(sys.argv[1]).glob("*.jpg"))
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from deidcli.cli import run
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def small_portraits(tmp_path: Path) -> Path:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least cost that a manifest may ask for, and the reversible methods."""
-    monkeypatch.setattr(passwords, "SCRYPT_N", passwords.COSTS[0])
+    monkeypatch.setattr(crypto_keys, "SCRYPT_N", crypto_keys.COSTS[0])
     monkeypatch.setitem(METHODS, "cells", "tests.reversible:Cells")
     monkeypatch.setitem(METHODS, "whole-cells", "tests.reversible:WholeCells")
 

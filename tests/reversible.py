@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.data.journal import private_folder
 from deidcli.faces.regions import region_mask
 from deidcli.methods.base import Chip, Context, Method
@@ -28,7 +28,7 @@ from tests.conftest import (
 SIZE, PADDING = 128, 0.4
 Deid = Callable[..., Outcome]
 WORDS = b"a passphrase of several words"
-KDF = passwords.Kdf(bytes(16), passwords.COSTS[0])
+KDF = crypto_keys.Kdf(bytes(16), crypto_keys.COSTS[0])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import deidcli
-from deidcli import Deidentifier, Done, anonymize, score
+from deidcli.api import anonymize, score
+from deidcli.deidentifier import Deidentifier, Done
 from deidcli.errors import DeidError, Stopped, UsageError
 from deidcli.pipeline import anonymize as pipeline
 from deidcli.pipeline import opening, replacing, stages

@@ -1,4 +1,4 @@
-"""`deid anonymize`."""
+"""`deid anonymize`: the options come from `pipeline/options.py`, the work is `pipeline/anonymize.py`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from deidcli.crypto.passwords import Keys, keyed_hash
+from deidcli.crypto.keys import Keys, keyed_hash
 from deidcli.faces.align import Image
 
 CIPHER = "AES-256-GCM"

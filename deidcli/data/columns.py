@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.data.labels import PARTITION, is_descriptor_column, is_identity_column
+from deidcli.data.identifying import is_descriptor_column, is_identity_column
+from deidcli.data.labels import PARTITION
 from deidcli.data.people import has_given_name, names_person
 from deidcli.errors import UsageError
 

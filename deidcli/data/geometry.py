@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deidcli.crypto.passwords import Keys
+from deidcli.crypto.keys import Keys
 from deidcli.crypto.sealing import Unsealable, seal_geometry, unseal_geometry
 from deidcli.data.journal import FACE_TYPE, NONCE_FACE_TYPE, private_folder
 from deidcli.errors import DeidError

@@ -10,49 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.data.identifying import is_identity_column
 
 PARTITION = "partition"
 _PARTITIONS = ("train", "valid", "test")
 SPLITS = ("train", "training", "valid", "validation", "val", "dev", "test", "testing")
 """Allowed partition values if the column was not requested by name."""
 
-IDENTITY_COLUMNS = frozenset(
-    {"identity", "identity_id", "identities", "person", "person_id", "person_name", "people"}
-    | {"subject", "subject_id", "celeb", "celeb_id", "celebrity", "celebrity_name", "name", "names"}
-    | {"full_name", "first_name", "last_name", "face_id", "individual", "who", "ssn", "patient_id"}
-    | {"patient", "patient_name", "email", "phone", "date_of_birth", "dob", "uid", "user_id"}
-    | {"subjectid", "personid", "patientid", "userid", "faceid", "celebid", "mrn", "user"}
-)
-"""Columns that identify a person; compared in lower case, with `-` and space as `_`."""
-
-_DESCRIPTOR = re.compile(
-    r"embedding|encoding|descriptor|faceprint|arcface|facenet|(^|_)(emb|feat)(s|_|$)", re.I
-)
-_IDENTITY_WORDS = frozenset(
-    {"identity", "person", "subject", "celeb", "celebrity", "surname", "lastname", "firstname"}
-    | {"fullname", "username", "patient", "individual", "nickname", "forename", "actor", "actress"}
-)
-
 Labels = Mapping[str, int]
 """Attribute name -> +1 (present) or -1 (absent); attributes without a label are missing."""
-
-
-def is_identity_column(name: str) -> bool:
-    """Return whether a column's name suggests that it identifies a person."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
-    plain = re.sub(r"[\s.-]+", "_", apart).lower()
-    return plain in IDENTITY_COLUMNS or not _IDENTITY_WORDS.isdisjoint(plain.split("_"))
 
 
 def known_split(value: object) -> str | None:
     """Return a partition's value if it is a common one; None otherwise, as it could be anything."""
     text = str(value)
     return text if text.lower() in SPLITS or text in ("0", "1", "2") else None
-
-
-def is_descriptor_column(name: str) -> bool:
-    """Return whether a column's name suggests that it contains a face embedding."""
-    return bool(_DESCRIPTOR.search(name))
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deidcli import __version__
-from deidcli.crypto.passwords import Keys
+from deidcli.crypto.keys import Keys
 from deidcli.crypto.sealing import manifest_mac
 from deidcli.data.order import split_of
 from deidcli.data.sink import scratch, write_atomic

@@ -23,8 +23,9 @@ from deidcli.data.columns import (
     is_plain,
     is_text,
 )
+from deidcli.data.identifying import is_identity_column
 from deidcli.data.image_column import declared_images, features_of, image_column
-from deidcli.data.labels import is_identity_column, known_split
+from deidcli.data.labels import known_split
 from deidcli.data.reading import Unreadable, require_regular
 from deidcli.errors import DeidError
 from deidcli.faces.align import Box

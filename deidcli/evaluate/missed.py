@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from deidcli.data.finished_output import read_named
 from deidcli.data.geometry import read_private
 from deidcli.data.images import BadImage, decode
 from deidcli.data.journal import Journal
-from deidcli.data.published import read_named
 from deidcli.data.sink import write_atomic
 from deidcli.errors import DeidError
 from deidcli.evaluate.intervals import Interval, wilson

@@ -5,12 +5,12 @@ Shared by `dae` and `a3gan`, whose chips are cut alike.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from deidcli.faces.align import Mask
+from deidcli.methods.masks import rounded_ellipse
 
 SIDE = 64
 """Side of the chip that the mask and the rim are made for, px."""
@@ -21,7 +21,9 @@ LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601."""
 EDGE = 7.0
 """Width of the mask's soft edge, px."""
-HALF_WIDTH, HALF_HEIGHT, MIDDLE, POWER = 0.95, 1.04, 0.44, 2.4
+CENTER = (0.5, 0.44)
+"""Center of the mask, x and y in sides of the mean face."""
+HALF_WIDTH, HALF_HEIGHT, POWER = 0.95, 1.04, 2.4
 """The mask: a rounded ellipse, in sides of the mean face. A narrower one (half width 0.85, power
 2.2) leaves four times as many faces to be found by their hair; a square with round corners leaves
 as few as this and shows the stranger's ground."""
@@ -34,13 +36,7 @@ REACH = 10.0
 
 def edge_mask() -> Mask:
     """(64, 64): 1 inside a rounded ellipse around the head, falling to 0 across EDGE."""
-    unit = SIDE / (1 + 2 * PADDING)
-    line = (torch.arange(SIDE) + 0.5) / unit - PADDING
-    x, y = (line - 0.5).abs() / HALF_WIDTH, (line - MIDDLE).abs() / HALF_HEIGHT
-    radius = (x[None, :] ** POWER + y[:, None] ** POWER) ** (1 / POWER)
-    ramp = ((1 - radius) * unit * min(HALF_WIDTH, HALF_HEIGHT) / EDGE).clamp(0, 1)
-    mask: Mask = (ramp * ramp * (3 - 2 * ramp)).numpy().astype(np.float32)
-    return mask
+    return rounded_ellipse(SIDE, PADDING, CENTER, (HALF_WIDTH, HALF_HEIGHT), POWER, EDGE)
 
 
 def rim_to_face() -> Tensor:

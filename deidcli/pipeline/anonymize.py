@@ -193,7 +193,7 @@ def _run(
 ) -> dict[str, Any]:
     from deidcli.data.journal import Journal
     from deidcli.data.manifest import read_manifest
-    from deidcli.pipeline import engines, prepare, resume
+    from deidcli.pipeline import engines, prepare, remaining
 
     source = marked(listed(roots, out, settings, reporter), options, reporter)
     journal = Journal(out)
@@ -211,7 +211,7 @@ def _run(
         )
         done = read_manifest(out)
         if done is not None:
-            left = resume.unfinished(run)
+            left = remaining.unfinished(run)
             if not left.shards:
                 journal.clean()
                 reporter.note("already done, nothing was left to do")

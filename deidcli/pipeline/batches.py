@@ -13,8 +13,8 @@ from deidcli.data.journal import Journal
 from deidcli.data.samples import Sample
 from deidcli.data.sink import Result
 from deidcli.errors import words
+from deidcli.pipeline.encoding import encoded
 from deidcli.pipeline.opening import open_sample
-from deidcli.pipeline.publishing import encoded
 from deidcli.pipeline.replacing import replace_faces
 from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import Stages, Work

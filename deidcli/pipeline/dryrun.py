@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deidcli.crypto.passwords import SCRYPT_N, Kdf, derive
+from deidcli.crypto.keys import SCRYPT_N, Kdf, derive
 from deidcli.data.journal import Journal
 from deidcli.data.manifest import read_manifest
 from deidcli.data.samples import Sample, read_samples
@@ -34,8 +34,8 @@ from deidcli.pipeline.anonymize import (
     wants_password,
 )
 from deidcli.pipeline.options import Options
-from deidcli.pipeline.prepare import other_run
 from deidcli.pipeline.report import Reporter
+from deidcli.pipeline.resume import other_run
 from deidcli.pipeline.run import Run, RunKeys
 from deidcli.processes import default_workers, limit_threads
 from deidcli.settings import RunSettings, differences

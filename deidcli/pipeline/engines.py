@@ -13,7 +13,7 @@ import pyarrow as pa
 from deidcli.data.journal import Journal
 from deidcli.data.source import Shard
 from deidcli.errors import DeidError
-from deidcli.pipeline import finish, plans, resume, steps
+from deidcli.pipeline import finish, plans, remaining, steps
 from deidcli.pipeline.run import Run
 from deidcli.processes import default_workers, limit_threads, worker_pool
 
@@ -33,7 +33,7 @@ def run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
 
 def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
     journal = Journal(run.out)
-    left = resume.unfinished(run)
+    left = remaining.unfinished(run)
     shards: Sequence[Shard] = left.shards
     if left.plan_anew:
         plans.forget(journal.plan, journal.folder / "scan")
@@ -45,7 +45,7 @@ def _run_local(run: Run, workers: int, progress: Progress) -> dict[str, Any]:
         _work(steps.scan_shard, run, unseen, workers, "looking", progress)
         steps.make_plan(run)
     _work(steps.run_shard, run, shards, workers, "de-identifying", progress)
-    gone = resume.missing(run)
+    gone = remaining.missing(run)
     if gone:  # files were removed while we wrote: try once more
         _work(steps.run_shard, run, gone, workers, "making what was removed again", progress)
     return finish.finish_run(run)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.crypto.passwords import face_nonce
+from deidcli.crypto.keys import face_nonce
 from deidcli.data.boxes import COLUMN, to_boxes
 from deidcli.data.images import BadImage, Decoded, decode
 from deidcli.data.samples import Sample
@@ -16,7 +16,7 @@ from deidcli.data.sink import Doubt, Result
 from deidcli.errors import DeidError, words
 from deidcli.faces.align import Image, chip_from_unit, unit_affine
 from deidcli.faces.detect import Detection, Face, faces_at, joined
-from deidcli.pipeline.publishing import encoded
+from deidcli.pipeline.encoding import encoded
 from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import FaceAtWork, Stages, Work
 from deidcli.processes import resolve_device

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deidcli.crypto.passwords import face_bits
+from deidcli.crypto.keys import face_bits
 from deidcli.faces.align import Image, crop, paste, scale_of
 from deidcli.methods.base import Context, OnPixels
+from deidcli.pipeline.gating import pass_gate
 from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import FaceAtWork, Stages, Work
 
@@ -33,7 +34,7 @@ def replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
                 stages.black_out(work.frame, face.unit)
                 face.method = "blackout"
     if stages.gate is not None and pairs:
-        _pass_gate(pairs, stages)
+        pass_gate(pairs, stages)
     if run.settings.output == "crops":
         for work, face in pairs:
             face.chip = _published_chip(work.frame, face, stages)
@@ -73,18 +74,6 @@ def _bits(faces: list[FaceAtWork], run: Run) -> NDArray[np.uint8] | None:
     if run.password is None or not nonces:
         return None
     return face_bits(run.password.keys, nonces)
-
-
-def _pass_gate(pairs: list[tuple[Work, FaceAtWork]], stages: Stages) -> None:
-    """Black out each face that still matches its original in the published frame."""
-    originals = [face.original for _, face in pairs if face.original is not None]
-    published = [stages.gate.cut(work.frame, face.unit) for work, face in pairs]
-    distances = stages.gate.distances(originals, published)
-    for (work, face), distance in zip(pairs, distances, strict=True):
-        face.distance = round(float(distance), 4)
-        if not stages.gate.holds(face.distance) and not stages.method_is_blank:
-            stages.black_out(work.frame, face.unit)
-            face.method, work.status = "blackout", "fallback"
 
 
 def _published_chip(frame: Image, face: FaceAtWork, stages: Stages) -> Image:

@@ -18,9 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from deidcli.data.finished_output import read_named
 from deidcli.data.images import BadImage, decode, encode
 from deidcli.data.journal import Journal
-from deidcli.data.published import read_named
 from deidcli.data.sink import write_atomic
 from deidcli.faces.align import Box, Image
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deidcli.crypto.passwords import Kdf, Keys
+from deidcli.crypto.keys import Kdf, Keys
 from deidcli.data.source import Source
 from deidcli.settings import RunSettings
 

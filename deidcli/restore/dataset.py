@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from deidcli import __version__
-from deidcli.crypto.passwords import Kdf, Keys, derive
+from deidcli.crypto.keys import Kdf, Keys, derive
 from deidcli.crypto.sealing import is_manifest_of
+from deidcli.data.finished_output import Picture, read_pictures
 from deidcli.data.geometry import Places
 from deidcli.data.journal import private_folder
 from deidcli.data.manifest import manifest_bytes, manifest_digest, read_manifest
-from deidcli.data.published import Picture, read_pictures
 from deidcli.data.sealed import FILE, SealedRows
 from deidcli.data.sink import Unwritable
 from deidcli.data.sums import read_sums

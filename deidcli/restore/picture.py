@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deidcli.crypto.passwords import Keys, face_bits
+from deidcli.crypto.keys import Keys, face_bits
 from deidcli.crypto.sealing import Place, Unsealable, unseal
+from deidcli.data.finished_output import Picture
 from deidcli.data.geometry import Places
 from deidcli.data.images import BadImage, Format, decode, encode
-from deidcli.data.published import Picture
 from deidcli.data.sealed import SealedRows
 from deidcli.faces.align import Image, crop, paste
 from deidcli.methods import load_method

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deidcli.data import parquet
+from deidcli.data.finished_output import How, Picture, inside, is_row, read_metadata
 from deidcli.data.images import FORMAT_OF_EXTENSION, Format
-from deidcli.data.published import How, Picture, inside, is_row, read_metadata
 from deidcli.data.samples import EXTENSION_OF
 from deidcli.data.sink import Unwritable
 

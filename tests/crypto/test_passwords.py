@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from deidcli.crypto import keys as crypto_keys
 from deidcli.crypto import passwords
-from deidcli.crypto.passwords import Kdf, derive, face_bits, face_nonce, read_passphrase
+from deidcli.crypto.keys import Kdf, derive, face_bits, face_nonce
+from deidcli.crypto.passwords import read_passphrase
 from deidcli.data.journal import Journal, private_folder
 from deidcli.data.source import Source
 from deidcli.errors import DeidError, UsageError
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("cheap")
 
 Deid = Callable[..., Outcome]
 PECULIAR = "Kvltürtürm-7391-xyzzy"
-KDF = Kdf(bytes(range(16)), passwords.COSTS[0])
+KDF = Kdf(bytes(range(16)), crypto_keys.COSTS[0])
 WEAK = (
     *("a", "eleven char", "aaaaaaaaaaaa", "abcabcabcabc", "abcdefghijklmn", "nmlkjihgfedcba"),
     *("123456789012", "0987654321098", "aabbaabbccaa", "Password1234", "p@ssw0rd2024!"),
@@ -304,7 +306,7 @@ def files_below(*folders: Path) -> Iterator[Path]:
         yield from (path for path in folder.rglob("*") if path.is_file())
 
 
-def forms_of_keys(keys: passwords.Keys) -> list[bytes]:
+def forms_of_keys(keys: crypto_keys.Keys) -> list[bytes]:
     raw = [keys.network, keys.seal, keys.seal_nonce, keys.manifest, keys.verifier]
     return [form for key in raw for form in (key, key.hex().encode(), base64.b64encode(key))]
 

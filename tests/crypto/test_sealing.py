@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.crypto.sealing import Place, Unsealable, changed_box, seal, unseal
 from deidcli.data.sealed import SealedRows
 from tests.reversible import KDF, WORDS
 
 pytestmark = pytest.mark.usefixtures("cheap")
 
-KEYS = passwords.derive(WORDS, KDF)
+KEYS = crypto_keys.derive(WORDS, KDF)
 PLACE = Place("f" * 64, "a" * 64, 0)
 
 
@@ -36,7 +36,7 @@ def test_a_region_comes_back_only_whole_and_in_its_place() -> None:
         (KEYS, PLACE, type(face)(b"", face.data)),
         (KEYS, PLACE, type(face)(face.nonce, face.data[:-1])),
         (KEYS, PLACE, type(face)(face.nonce, b"")),
-        (passwords.derive(b"another", KDF), PLACE, face),
+        (crypto_keys.derive(b"another", KDF), PLACE, face),
     ]
     for keys, place, changed in others:
         with pytest.raises(Unsealable):
@@ -69,7 +69,7 @@ def test_changed_box() -> None:
 def boxes(out: Path, name: str) -> list[tuple[int, int, int, int]]:
     """Where the sealed regions of a picture lie, by the password."""
     record = json.loads((out / "manifest.json").read_text())
-    keys = passwords.derive(WORDS, passwords.Kdf.from_dict(record["password"]))
+    keys = crypto_keys.derive(WORDS, crypto_keys.Kdf.from_dict(record["password"]))
     data = (out / name).read_bytes()
     return [
         unseal(keys, Place.of(record["fingerprint"], data, index), face)[0]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.data import geometry
 from deidcli.data.geometry import SEALED
 from deidcli.errors import DeidError
@@ -96,7 +96,9 @@ def test_a_face_has_a_place_in_the_metadata_only_when_asked() -> None:
 
 
 def test_sealed_places_are_bound_to_their_picture_and_run(tmp_path: Path) -> None:
-    keys = passwords.derive(b"some words of mine", passwords.Kdf(bytes(16), passwords.COSTS[0]))
+    keys = crypto_keys.derive(
+        b"some words of mine", crypto_keys.Kdf(bytes(16), crypto_keys.COSTS[0])
+    )
     affine = [1.0, 0.0, 3.0, 0.0, 2.0, 4.0]
     row = geometry.sealed_row(keys, "f" * 64, "images/a.png", [{"affine": affine}])
     out = tmp_path / "out"

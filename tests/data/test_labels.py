@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from deidcli.data.labels import is_descriptor_column, is_identity_column
+from deidcli.data.identifying import is_descriptor_column, is_identity_column
 from tests.conftest import Outcome, copy_people, statuses
 from tests.datasets import celeba
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deidcli.faces.gate import CHIP_SIZE, Gate
+from deidcli.faces.dlib_nets import CHIP_SIZE
+from deidcli.faces.gate import Gate
 from deidcli.faces.second_look import unit_of_box
 from tests.conftest import PEOPLE
 

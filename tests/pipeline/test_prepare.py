@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.data.journal import Journal
 from deidcli.data.source import Source, open_source
 from deidcli.errors import DeidError
@@ -69,7 +69,7 @@ def test_another_password_is_refused_before_anything_is_written(
     record = Journal(out).read_run()
     assert record is not None and WORDS.decode() not in str(record)
     assert first.keys.verifier.hex() == record["verifier"]
-    assert passwords.derive(WORDS, first.kdf) == first.keys
+    assert crypto_keys.derive(WORDS, first.kdf) == first.keys
 
 
 def test_a_repeatable_run_has_its_secret_from_seed_and_content(

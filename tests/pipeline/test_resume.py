@@ -18,7 +18,7 @@ from deidcli.data.reading import Unreadable
 from deidcli.data.samples import Sample
 from deidcli.data.sealed import FILE
 from deidcli.data.source import open_source
-from deidcli.pipeline import engines, prepare, resume, steps
+from deidcli.pipeline import engines, prepare, remaining, steps
 from deidcli.pipeline.run import Run
 from deidcli.settings import RunSettings
 from tests.conftest import (
@@ -299,11 +299,11 @@ def test_links_that_were_broken_are_tried_again(tmp_path: Path, deid: Deid) -> N
 
 def test_left_says_why(tmp_path: Path) -> None:
     run = prepared(copy_people(tmp_path / "in", 2), tmp_path / "out")
-    assert len(resume.unfinished(run).shards) == 1
+    assert len(remaining.unfinished(run).shards) == 1
     engines.run_local(run, 1, lambda *_: None)
-    assert resume.unfinished(run).shards == ()
+    assert remaining.unfinished(run).shards == ()
     (tmp_path / "out/images/person_01.jpg").unlink()
-    left = resume.unfinished(run)
+    left = remaining.unfinished(run)
     assert (left.gone, left.failed, len(left.shards)) == (1, 0, 1) and "gone" in left.why()
 
 

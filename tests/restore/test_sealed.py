@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.crypto.sealing import Place, Unsealable, unseal
 from deidcli.data.journal import private_folder
 from deidcli.data.manifest import manifest_bytes, manifest_digest
@@ -45,7 +45,7 @@ Deid = Callable[..., Outcome]
 def boxes(out: Path, name: str) -> list[tuple[int, int, int, int]]:
     """Where the sealed regions of a picture lie, by the password."""
     record = json.loads((out / "manifest.json").read_text())
-    keys = passwords.derive(WORDS, passwords.Kdf.from_dict(record["password"]))
+    keys = crypto_keys.derive(WORDS, crypto_keys.Kdf.from_dict(record["password"]))
     data = (out / name).read_bytes()
     return [
         unseal(keys, Place.of(record["fingerprint"], data, index), face)[0]
@@ -176,7 +176,7 @@ def test_a_thousand_changed_bytes_are_a_thousand_errors(
     tmp_path: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, to = small_sealed(tmp_path, deid), tmp_path / "to"
-    monkeypatch.setattr(restore, "derive", lru_cache(passwords.derive))
+    monkeypatch.setattr(restore, "derive", lru_cache(crypto_keys.derive))
     names = [FILE, "manifest.json", "metadata.parquet", "SHA256SUMS", "images/chip00.png"]
     shares = [600, 250, 70, 40, 40]
     chance = random.Random(7)
@@ -260,7 +260,7 @@ def test_a_seal_of_another_run_does_not_fit(tmp_path: Path, deid: Deid) -> None:
     assert records[0]["password"] == records[1]["password"]
     rows = SealedRows(other)
     data = (other / "images/chip00.png").read_bytes()
-    keys = passwords.derive(WORDS, passwords.Kdf.from_dict(records[0]["password"]))
+    keys = crypto_keys.derive(WORDS, crypto_keys.Kdf.from_dict(records[0]["password"]))
     face = rows.faces("images/chip00.png")[0]
     place = Place(records[1]["fingerprint"], hashlib.sha256(data).hexdigest(), 0)
     (x0, y0, x1, y1), region = unseal(keys, place, face)

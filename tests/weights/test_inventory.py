@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from deidcli.training.cards import write_own_weights
+from deidcli.training.weight_files import write_own_weights
 from deidcli.weights import inventory, pip_files
 from deidcli.weights.inventory import list_weights, verify_weights, weights_in_use
 from deidcli.weights.pip_files import CENTERFACE, DLIB_DETECTOR, DLIB_LANDMARKS, DLIB_RECOGNIZER

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deidcli.errors import DeidError
-from deidcli.training.cards import write_own_weights
+from deidcli.training.weight_files import write_own_weights
 from deidcli.weights import own
 from deidcli.weights.own import checked_card, how_to_mend, own_cards, own_weights, weights_folder
 from tests.conftest import ROOT

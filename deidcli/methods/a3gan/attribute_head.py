@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.methods.a3gan import losses
-from deidcli.methods.a3gan.data import Faces, dlib_embeddings, in_blocks, to_batch
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
 from deidcli.methods.a3gan.recipe import ATTRIBUTE_HEAD, HEAD_FLOOR, Run, learning_rate_factor
 from deidcli.methods.a3gan.settings import EXTRA_ATTRIBUTES, READ_ATTRIBUTES
+from deidcli.methods.a3gan.training_faces import Faces, dlib_embeddings, in_blocks, to_batch
 from deidcli.training.loop import optimizer_step, take_steps
 
 WEIGHT_DECAY = 0.02

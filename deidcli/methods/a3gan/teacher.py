@@ -15,12 +15,12 @@ from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
 from deidcli.methods.a3gan.attribute_head import AttributeHead
 from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, Canvas, match_light, pack
-from deidcli.methods.a3gan.data import Faces, dlib_embeddings, in_blocks, to_batch
 from deidcli.methods.a3gan.latents import Description, Pool, attribute_mask, describe
 from deidcli.methods.a3gan.networks import SIZES, Generator
 from deidcli.methods.a3gan.portraits import PortraitBank
 from deidcli.methods.a3gan.recipe import MATERIAL, Run
 from deidcli.methods.a3gan.settings import ATTRIBUTES, PRESETS, READ_ATTRIBUTES
+from deidcli.methods.a3gan.training_faces import Faces, dlib_embeddings, in_blocks, to_batch
 from deidcli.methods.blend import rim_to_face
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.loop import log

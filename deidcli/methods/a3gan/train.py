@@ -29,7 +29,6 @@ from deidcli.faces import recognizers
 from deidcli.methods.a3gan import losses
 from deidcli.methods.a3gan.attribute_head import AttributeHead, train_attribute_head
 from deidcli.methods.a3gan.canvas import LATENT
-from deidcli.methods.a3gan.data import Faces, load_faces, to_batch, write_sheet
 from deidcli.methods.a3gan.gan import Gan
 from deidcli.methods.a3gan.latents import attribute_mask, describe, truncated
 from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
@@ -51,10 +50,11 @@ from deidcli.methods.a3gan.teacher import (
     make_batch,
     new_generator,
 )
+from deidcli.methods.a3gan.training_faces import Faces, load_faces, to_batch, write_sheet
 from deidcli.methods.blend import PADDING, wide_edge_mask
-from deidcli.training.cards import training_command, write_own_weights
 from deidcli.training.chips import with_own_faces
 from deidcli.training.loop import StoppedError, log, optimizer_step, take_steps
+from deidcli.training.weight_files import training_command, write_own_weights
 
 TEACHER_DECAY = 1e-3
 """AdamW's weight decay under the teacher."""

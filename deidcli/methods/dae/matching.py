@@ -15,7 +15,6 @@ from torch.nn import functional
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import align, recognizers
 from deidcli.methods.blend import PADDING, SIDE
-from deidcli.methods.dae.batches import BLOCK, in_blocks
 from deidcli.methods.dae.networks import (
     ATTRIBUTES,
     FullyConnected,
@@ -24,6 +23,7 @@ from deidcli.methods.dae.networks import (
     principal_components,
 )
 from deidcli.methods.dae.strangers import KEPT, features
+from deidcli.methods.dae.training_faces import BLOCK, in_blocks
 from deidcli.training.chips import Chips
 from deidcli.training.loop import log
 

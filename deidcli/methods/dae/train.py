@@ -21,18 +21,6 @@ from torchvision.transforms.functional import gaussian_blur
 
 from deidcli.methods.blend import SIDE
 from deidcli.methods.dae import losses, matching, targets
-from deidcli.methods.dae.batches import (
-    batch_of,
-    faces_of,
-    flipped,
-    flipped_codes,
-    in_blocks,
-    random_half,
-    reconstruction_error,
-    tensor_of,
-    to_reconstruct,
-)
-from deidcli.methods.dae.cards import Filters, write_weights
 from deidcli.methods.dae.networks import (
     Autoencoder,
     Convolutional,
@@ -54,6 +42,18 @@ from deidcli.methods.dae.recipe import (
     DaeRun,
     Recipe,
 )
+from deidcli.methods.dae.training_faces import (
+    batch_of,
+    faces_of,
+    flipped,
+    flipped_codes,
+    in_blocks,
+    random_half,
+    reconstruction_error,
+    tensor_of,
+    to_reconstruct,
+)
+from deidcli.methods.dae.weight_files import Filters, write_weights
 from deidcli.training.chips import Chips, load_landmarks, with_own_faces
 from deidcli.training.loop import StoppedError, cosine, log, optimizer_step, take_steps
 

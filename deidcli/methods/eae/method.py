@@ -32,6 +32,7 @@ from deidcli.methods.eae.networks import (
 )
 from deidcli.methods.eae.settings import EaeFacts, EaeSettings, card_name, card_of
 from deidcli.methods.loading import filled, load_part, ready
+from deidcli.methods.masks import soft_square
 from deidcli.weights.own import own_weights
 
 SOFT_EDGE = 0.1
@@ -97,9 +98,4 @@ class EmbeddedAutoencoders(EaeFacts, Method):
 
 def _mask() -> Mask:
     """Return the mask (SIDE, SIDE) float32: 1 inside, falling to 0 over SOFT_EDGE at the edge."""
-    unit = SIDE / (1 + 2 * PADDING)
-    line = (torch.arange(SIDE) + 0.5) / unit
-    ramp = (torch.minimum(line, line.flip(0)) / SOFT_EDGE).clamp(max=1)
-    smooth = ramp * ramp * (3 - 2 * ramp)
-    mask: Mask = torch.minimum(smooth[:, None], smooth[None]).numpy()
-    return mask
+    return soft_square(SIDE, PADDING, SOFT_EDGE)

@@ -22,9 +22,9 @@ from deidcli.methods.eae.recipe import FILES, Recipe
 from deidcli.methods.eae.settings import card_name, letters_of, names_of
 from deidcli.methods.loading import Module, load_part, ready
 from deidcli.training.augment import augment
-from deidcli.training.cards import training_command, write_own_weights
 from deidcli.training.chips import Chips, load_all
 from deidcli.training.loop import TrainingRun
+from deidcli.training.weight_files import training_command, write_own_weights
 
 RENAMED = {"warm": "fine_tune_from"}
 """Settings by the names that files of earlier versions have for them."""

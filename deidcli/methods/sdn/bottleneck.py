@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.faces.align import Mask
-from deidcli.methods.sdn.keys import CODE, Keys, unlock
+from deidcli.methods.sdn.keyed_map import CODE, KeyedMap, unlock
 from deidcli.methods.sdn.networks import CENTER, CORE, GRID, OUTSIDE, PADDING, edge_mask
 
 COMPONENTS = CODE - 1
@@ -246,7 +246,7 @@ class Bottleneck(nn.Module):
         on_sphere: Tensor = functional.normalize(points, dim=2) * CODE**0.5
         return on_sphere
 
-    def unlocked(self, points: Tensor, keys: Keys) -> tuple[Tensor, Tensor, Tensor]:
+    def unlocked(self, points: Tensor, keys: KeyedMap) -> tuple[Tensor, Tensor, Tensor]:
         """Unlock what `read` gave, (N, READERS, CODE).
 
         Returns:

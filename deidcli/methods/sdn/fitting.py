@@ -20,7 +20,7 @@ from deidcli.methods.sdn.bottleneck import (
     to_planes,
 )
 from deidcli.methods.sdn.channel import Passage, passage_of, passed
-from deidcli.methods.sdn.keys import CODE
+from deidcli.methods.sdn.keyed_map import CODE
 from deidcli.methods.sdn.networks import GRID
 from deidcli.training.loop import log
 

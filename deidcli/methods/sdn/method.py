@@ -41,7 +41,7 @@ from deidcli.methods.base import Chip, Context, Method
 from deidcli.methods.loading import Module, filled, load_part, ready
 from deidcli.methods.sdn.bottleneck import Bottleneck
 from deidcli.methods.sdn.identity import Identity
-from deidcli.methods.sdn.keys import PASSWORD_BITS, Keys, expand, lock
+from deidcli.methods.sdn.keyed_map import PASSWORD_BITS, KeyedMap, expand, lock
 from deidcli.methods.sdn.networks import (
     DEPTH,
     OUTSIDE,
@@ -132,7 +132,7 @@ class SecureDualNetwork(SdnFacts, Method):
         return self._in_batches(chips, bits, self._reveal)
 
     def _in_batches(
-        self, chips: Tensor, bits: NDArray[np.uint8], work: Callable[[Tensor, Keys], Tensor]
+        self, chips: Tensor, bits: NDArray[np.uint8], work: Callable[[Tensor, KeyedMap], Tensor]
     ) -> Tensor:
         """Put chips and their keys through a direction, MICRO_BATCH at once."""
         keys = expand(bits, self._bound)
@@ -143,7 +143,7 @@ class SecureDualNetwork(SdnFacts, Method):
             out[rows] = work(full, keys[rows].filled(MICRO_BATCH))[: len(chips[rows])]
         return out
 
-    def _erase(self, chips: Tensor, keys: Keys) -> Tensor:
+    def _erase(self, chips: Tensor, keys: KeyedMap) -> Tensor:
         """Turn one batch of faces into surrogates with the faces hidden in them."""
         small = at_grid(chips)
         person = self._stranger(chips, small, keys.draws[:, 0], self.wanted, self.shift)
@@ -156,7 +156,7 @@ class SecureDualNetwork(SdnFacts, Method):
         pattern = self.bottleneck.hide(plain, points, self.settings.strength) - plain
         return (refined + at_side(pattern, self.size.side)).clamp(0, 1)
 
-    def _reveal(self, chips: Tensor, keys: Keys) -> Tensor:
+    def _reveal(self, chips: Tensor, keys: KeyedMap) -> Tensor:
         """Turn one batch of published faces into the originals, or into other people."""
         small = at_grid(chips)
         points, noise, nats = self.bottleneck.unlocked(self.bottleneck.read(small), keys)

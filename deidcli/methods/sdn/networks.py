@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces.align import Mask
+from deidcli.methods.masks import rounded_ellipse
 
 GRID = 64
 """Side at which components and carriers live, px; `paper` refines them at 128."""
@@ -36,14 +36,8 @@ DEPTH = 0.02
 def edge_mask(side: int = GRID) -> Mask:
     """Return the mask (side, side), float32: 1 inside the ellipse, falling to 0 across EDGE within
     it."""
-    unit = side / (1 + 2 * PADDING)
-    line = (torch.arange(side) + 0.5) / unit - PADDING
-    x, y = (line - CENTER[0]).abs() / HALF_WIDTH, (line - CENTER[1]).abs() / HALF_HEIGHT
-    radius = (x[None, :] ** POWER + y[:, None] ** POWER) ** (1 / POWER)
-    width = EDGE * side / GRID
-    ramp = ((1 - radius) * unit * min(HALF_WIDTH, HALF_HEIGHT) / width).clamp(0, 1)
-    mask: Mask = (ramp * ramp * (3 - 2 * ramp)).numpy().astype(np.float32)
-    return mask
+    half = (HALF_WIDTH, HALF_HEIGHT)
+    return rounded_ellipse(side, PADDING, CENTER, half, POWER, EDGE * side / GRID)
 
 
 def at_grid(chips: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.methods.sdn.bottleneck import LATENT, Bottleneck
 from deidcli.methods.sdn.channel import passed, random_passage
 from deidcli.methods.sdn.identity import KEPT, Identity
-from deidcli.methods.sdn.keys import Keys, lock, random_keys
+from deidcli.methods.sdn.keyed_map import KeyedMap, lock, random_keys
 from deidcli.methods.sdn.networks import (
     DEPTH,
     GRID,
@@ -128,7 +128,7 @@ class BothDirections(nn.Module):
         face = DEPTH + (1 - 2 * DEPTH) * face
         return self.mask * face + (1 - self.mask) * chips
 
-    def _published(self, surrogate: Tensor, components: Tensor, keys: Keys) -> Tensor:
+    def _published(self, surrogate: Tensor, components: Tensor, keys: KeyedMap) -> Tensor:
         """Hide the originals' components in their surrogates."""
         points = lock(self.bottleneck.point(components), keys)
         plain = at_grid(surrogate)
@@ -145,7 +145,9 @@ class BothDirections(nn.Module):
         change = passed(small.cpu(), passage, generator).to(published) - small
         return published + at_side(change, published.shape[-1])
 
-    def _read(self, seen: Tensor, keys: Keys, others: Keys) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(
+        self, seen: Tensor, keys: KeyedMap, others: KeyedMap
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rough faces (N, 3, 64, 64) under the right keys and under others, and the
         persons (N,) of the latter."""
         small = at_grid(seen)

@@ -42,10 +42,10 @@ from deidcli.methods.sdn.training_faces import (
     flipped_landmarks,
     load_faces,
 )
-from deidcli.training.cards import training_command, write_own_weights
 from deidcli.training.checkpoints import load_checkpoint, save_checkpoint
 from deidcli.training.chips import with_own_faces
 from deidcli.training.loop import StoppedError, TrainingRun, log, optimizer_step, take_steps
+from deidcli.training.weight_files import training_command, write_own_weights
 
 __all__ = ["Recipe", "train"]
 

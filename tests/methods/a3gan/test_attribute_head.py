@@ -17,10 +17,10 @@ from deidcli.methods.a3gan.attribute_head import (
     head_losses,
     train_attribute_head,
 )
-from deidcli.methods.a3gan.data import Faces
 from deidcli.methods.a3gan.latents import describe
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
 from deidcli.methods.a3gan.recipe import Run
+from deidcli.methods.a3gan.training_faces import Faces
 from tests.methods.a3gan.conftest import TINY, column, pictures
 
 COUNT = 64

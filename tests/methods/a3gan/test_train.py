@@ -20,7 +20,6 @@ from deidcli.methods.a3gan import losses, networks
 from deidcli.methods.a3gan import train as a3gan_training
 from deidcli.methods.a3gan.attribute_head import AttributeHead
 from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, Canvas, rim_cells, to_64
-from deidcli.methods.a3gan.data import Faces
 from deidcli.methods.a3gan.latents import Description, Pool, attribute_mask, rim_of
 from deidcli.methods.a3gan.method import A3gan
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
@@ -35,6 +34,7 @@ from deidcli.methods.a3gan.teacher import (
     principal_latents,
     prototypes,
 )
+from deidcli.methods.a3gan.training_faces import Faces
 from deidcli.methods.blend import wide_edge_mask
 from deidcli.training.chips import load_chips
 from tests.conftest import PEOPLE

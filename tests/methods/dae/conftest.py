@@ -13,8 +13,8 @@ import torch
 
 from deidcli.methods.base import Context
 from deidcli.methods.blend import PADDING, SIDE
-from deidcli.methods.dae.batches import faces_of
 from deidcli.methods.dae.recipe import Recipe
+from deidcli.methods.dae.training_faces import faces_of
 from deidcli.training.chips import Chips, load_chips
 from tests.conftest import PEOPLE
 

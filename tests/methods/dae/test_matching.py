@@ -13,9 +13,9 @@ from torch.nn import functional
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import align, recognizers
 from deidcli.methods.dae import matching
-from deidcli.methods.dae.batches import tensor_of
 from deidcli.methods.dae.networks import ATTRIBUTES, FullyConnected, Matcher, pack
 from deidcli.methods.dae.strangers import KEPT, features
+from deidcli.methods.dae.training_faces import tensor_of
 from deidcli.training.chips import Chips
 
 

@@ -17,15 +17,15 @@ from torchvision.transforms.functional import gaussian_blur
 from deidcli.errors import DeidError
 from deidcli.methods.dae import losses, matching, targets
 from deidcli.methods.dae import train as recipe
-from deidcli.methods.dae.batches import (
+from deidcli.methods.dae.networks import Convolutional, FullyConnected, Smoother, pack
+from deidcli.methods.dae.recipe import DaeRun
+from deidcli.methods.dae.training_faces import (
     faces_of,
     flipped_codes,
     in_blocks,
     reconstruction_error,
     tensor_of,
 )
-from deidcli.methods.dae.networks import Convolutional, FullyConnected, Smoother, pack
-from deidcli.methods.dae.recipe import DaeRun
 from deidcli.training.chips import Chips, load_landmarks
 from deidcli.training.loop import cosine
 from tests.conftest import PEOPLE

@@ -13,8 +13,8 @@ from deidcli.fields import parse_fields
 from deidcli.methods.eae import train
 from deidcli.methods.eae.recipe import DECIDES, Recipe
 from deidcli.methods.eae.run import metadata
-from deidcli.training.cards import tomllib
 from deidcli.training.chips import Chips
+from deidcli.training.weight_files import tomllib
 from deidcli.weights.own import own_cards, weights_folder
 from tests.methods.eae.tiny import TINY, tiny_run
 

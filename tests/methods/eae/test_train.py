@@ -21,7 +21,7 @@ from deidcli.methods.eae.method import EmbeddedAutoencoders
 from deidcli.methods.eae.recipe import Recipe
 from deidcli.methods.eae.run import EaeRun, labels_of, metadata
 from deidcli.methods.eae.settings import EaeSettings
-from deidcli.training import cards
+from deidcli.training import weight_files
 from deidcli.training.chips import Chips
 from tests.methods.eae.tiny import TINY, tiny_run
 
@@ -68,14 +68,14 @@ def test_a_kill_between_the_weights_and_their_card_is_mended(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cards.tomli_w, "dumps", killed)
+        patch.setattr(weight_files.tomli_w, "dumps", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path, part="fsn")
     before = load_file(tmp_path / "eae-compact-fsn.safetensors")
     assert not (tmp_path / "weights.toml").exists()
     trained(tmp_path, part="fsn")
-    table = cards.tomllib.loads((tmp_path / "weights.toml").read_text())["eae-compact-fsn"]
-    assert table["sha256"] == cards.file_sha256(tmp_path / "eae-compact-fsn.safetensors")
+    table = weight_files.tomllib.loads((tmp_path / "weights.toml").read_text())["eae-compact-fsn"]
+    assert table["sha256"] == weight_files.file_sha256(tmp_path / "eae-compact-fsn.safetensors")
     assert equal(before, load_file(tmp_path / "eae-compact-fsn.safetensors"))
 
 
@@ -274,7 +274,9 @@ def test_scores_stand_in_the_card_and_in_the_file(
     recipe = replace(TINY, part="fsn")
     assert train.train([tmp_path], tmp_path / "o", recipe, validation=[tmp_path]) is not None
     share = (tiny.labels[:, CELEBA_ATTRIBUTES.index("Smiling")] == 1).mean()
-    table = cards.tomllib.loads((tmp_path / "o" / "weights.toml").read_text())["eae-compact-fsn"]
+    table = weight_files.tomllib.loads((tmp_path / "o" / "weights.toml").read_text())[
+        "eae-compact-fsn"
+    ]
     scores = table["scores"]["values"]
     assert scores["Smiling"] == pytest.approx(100 * share, abs=0.01)
     assert list(scores) == ["Male", "Smiling", "Big_Nose", "Eyeglasses", "Young"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deidcli.methods.sdn import keys
+from deidcli.methods.sdn import keyed_map
 from deidcli.methods.sdn.bottleneck import to_planes, to_rgb
 from deidcli.methods.sdn.identity import Identity
 from deidcli.methods.sdn.method import FACE, SecureDualNetwork
@@ -32,8 +32,8 @@ def test_a_wrong_key_is_recognised_exactly(
     """From the published picture and the weights alone. This is no protection and is documented as
     none; were it ever to fail, docs/restore.md would have to say so."""
     net, read = method.bottleneck, method.bottleneck.read(published)
-    right = net.unlocked(read, keys.expand(bits_of(12)))[2]
-    wrong = [net.unlocked(read, keys.expand(bits_of(12, n)))[2].max() for n in range(1, 9)]
+    right = net.unlocked(read, keyed_map.expand(bits_of(12)))[2]
+    wrong = [net.unlocked(read, keyed_map.expand(bits_of(12, n)))[2].max() for n in range(1, 9)]
     assert float(torch.stack(wrong).max()) < FACE - 20
     assert float(right.min()) > FACE + 50
 
@@ -80,7 +80,7 @@ def test_a_stranger_looks_as_if_he_had_been_hidden(
 ) -> None:
     """As much off as a face that was read, with fine components as wide as faces have them."""
     net, whole = method.bottleneck, method.bottleneck.components(chips)
-    points = torch.randn(12, keys.CODE, generator=torch.Generator().manual_seed(0))
+    points = torch.randn(12, keyed_map.CODE, generator=torch.Generator().manual_seed(0))
     points = torch.nn.functional.normalize(points) * 32
     noise = float(net.noise[1])
     read = net.as_read(whole[:, :512], points)
@@ -102,5 +102,5 @@ def test_the_bottleneck_in_closed_form(chips: torch.Tensor) -> None:
     faces = (chips * 255).byte().permute(0, 2, 3, 1).contiguous()
     net = fit_bottleneck(faces, faces, 2.0, 0)
     eye = net.carriers.T @ net.carriers
-    assert torch.allclose(eye, torch.eye(keys.CODE), atol=1e-3)
+    assert torch.allclose(eye, torch.eye(keyed_map.CODE), atol=1e-3)
     assert float(net.noise[0]) < 0.1

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deidcli.crypto import passwords
+from deidcli.crypto import keys as crypto_keys
 from deidcli.data.journal import private_folder
 from deidcli.evaluate.quality import ssim
 from deidcli.faces.align import crop
@@ -27,7 +27,7 @@ RIGHT, WRONG = "velvet harbor sixteen lanterns", "velvet harbor sixteen lantern"
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The least cost that a manifest may ask for."""
-    monkeypatch.setattr(passwords, "SCRYPT_N", passwords.COSTS[0])
+    monkeypatch.setattr(crypto_keys, "SCRYPT_N", crypto_keys.COSTS[0])
     yield
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deidcli.methods.sdn import losses, train
 from deidcli.methods.sdn.bottleneck import Bottleneck
 from deidcli.methods.sdn.fitting import batch_of
-from deidcli.methods.sdn.keys import Keys
+from deidcli.methods.sdn.keyed_map import KeyedMap
 from deidcli.methods.sdn.method import SecureDualNetwork
 from deidcli.methods.sdn.networks import SIZES, FeatureExtractor, at_side
 from deidcli.methods.sdn.passes import BothDirections
@@ -374,10 +374,10 @@ def test_a_pass_hides_under_one_key_and_errs_under_another(
     still: RefinementTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without losses on the way, the right restoration is the face and the wrong one is not."""
-    used: list[Keys] = []
+    used: list[KeyedMap] = []
     unlocked = Bottleneck.unlocked
 
-    def watched(self: Bottleneck, points: Tensor, keys: Keys) -> tuple[Tensor, Tensor, Tensor]:
+    def watched(self: Bottleneck, points: Tensor, keys: KeyedMap) -> tuple[Tensor, Tensor, Tensor]:
         used.append(keys)
         return unlocked(self, points, keys)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deidcli.methods.blend import PADDING, SIDE
 from deidcli.methods.dae.networks import Autoencoder, Deblurrer, Smoother
 from deidcli.methods.dae.recipe import POOL_WARNING, TRAINING_POOL, DaeRun
-from deidcli.training.cards import training_command, write_own_weights
+from deidcli.training.weight_files import training_command, write_own_weights
 
 
 @dataclass

@@ -13,7 +13,7 @@ from PIL import Image
 
 from deidcli.data.images import decode
 from deidcli.methods import parse_settings
-from deidcli.pipeline.publishing import encoded
+from deidcli.pipeline.encoding import encoded
 from tests.conftest import Outcome, picture_bytes
 from tests.datasets import portraits, write_shard
 from tests.pipeline.making import LEFT, RIGHT, a_face, a_run, some_work

@@ -30,7 +30,7 @@ _STREAM = CODE * 8 + 2 * CODE // 8 + 16
 
 
 @dataclass
-class Keys:
+class KeyedMap:
     """The keys of N faces, expanded."""
 
     order: Tensor
@@ -42,16 +42,16 @@ class Keys:
     draws: Tensor
     """(N, 2) float64 in [0, 1): what the identity network draws a person by."""
 
-    def __getitem__(self, rows: slice | Tensor) -> Keys:
-        return Keys(self.order[rows], self.before[rows], self.after[rows], self.draws[rows])
+    def __getitem__(self, rows: slice | Tensor) -> KeyedMap:
+        return KeyedMap(self.order[rows], self.before[rows], self.after[rows], self.draws[rows])
 
-    def filled(self, count: int) -> Keys:
+    def filled(self, count: int) -> KeyedMap:
         """Return `count` keys: these, then the first one again."""
         rows = torch.arange(count)
         return self[torch.where(rows < len(self.order), rows, 0)]
 
 
-def expand(bits: NDArray[np.uint8], bound: str = "") -> Keys:
+def expand(bits: NDArray[np.uint8], bound: str = "") -> KeyedMap:
     """Expand the bits of some faces to their keys.
 
     Args:
@@ -68,7 +68,7 @@ def expand(bits: NDArray[np.uint8], bound: str = "") -> Keys:
     signs = np.unpackbits(raw[:, CODE * 8 : CODE * 8 + 2 * CODE // 8], axis=1).astype(np.float32)
     numbers = np.ascontiguousarray(raw[:, -16:]).view("<u8") >> np.uint64(11)
     before, after = np.split(1 - 2 * signs, 2, axis=1)
-    return Keys(
+    return KeyedMap(
         torch.from_numpy(np.argsort(sort_keys, axis=1, kind="stable")),
         torch.from_numpy(np.ascontiguousarray(before)),
         torch.from_numpy(np.ascontiguousarray(after)),
@@ -76,12 +76,12 @@ def expand(bits: NDArray[np.uint8], bound: str = "") -> Keys:
     )
 
 
-def random_keys(count: int, generator: torch.Generator) -> Keys:
+def random_keys(count: int, generator: torch.Generator) -> KeyedMap:
     """Draw keys that belong to no password, for training."""
     order = torch.rand(count, CODE, generator=generator).argsort(1)
     signs = torch.randint(0, 2, (2, count, CODE), generator=generator).float() * 2 - 1
     draws = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-    return Keys(order, signs[0], signs[1], draws)
+    return KeyedMap(order, signs[0], signs[1], draws)
 
 
 @cache
@@ -95,7 +95,7 @@ def hadamard() -> Tensor:
     return scaled
 
 
-def lock(points: Tensor, keys: Keys) -> Tensor:
+def lock(points: Tensor, keys: KeyedMap) -> Tensor:
     """Map (N, CODE) points by the keys' orthogonal maps. Differentiable."""
     mixing = hadamard().to(points)
     mixed = (points * keys.before.to(points)) @ mixing
@@ -103,7 +103,7 @@ def lock(points: Tensor, keys: Keys) -> Tensor:
     return out
 
 
-def unlock(points: Tensor, keys: Keys) -> Tensor:
+def unlock(points: Tensor, keys: KeyedMap) -> Tensor:
     """Undo `lock`."""
     mixing = hadamard().to(points)
     mixed = (points @ mixing) * keys.after.to(points)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from deidcli.training.cards import training_command, write_own_weights
+from deidcli.training.weight_files import training_command, write_own_weights
 from deidcli.weights.files import file_sha256
 from deidcli.weights.own import own_cards, own_weights
 
@@ -89,7 +89,7 @@ def test_whatever_its_name_a_file_is_used_where_deid_weights_says(
 def test_a_kill_on_the_way_leaves_a_folder_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deidcli.training import cards
+    from deidcli.training import weight_files
 
     write_own_weights(tmp_path, "dae-x", TENSORS, card())
 
@@ -97,7 +97,7 @@ def test_a_kill_on_the_way_leaves_a_folder_that_loads(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(cards.os, "replace", killed)
+        patched.setattr(weight_files.os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             write_own_weights(tmp_path, "dae-x", {"half": torch.zeros(2)}, card())
     monkeypatch.setenv("DEID_WEIGHTS", str(tmp_path))

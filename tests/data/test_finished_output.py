@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deidcli.data.published import read_named
+from deidcli.data.finished_output import read_named
 
 
 def test_named_pictures_are_read_from_their_row_groups_only(tmp_path: Path) -> None:

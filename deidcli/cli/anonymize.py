@@ -1,4 +1,4 @@
-"""`deid anonymize`: the options come from `pipeline/options.py`, the work is `pipeline/anonymize.py`."""
+"""`deid anonymize`: its options are in `pipeline/options.py`, its work `pipeline/anonymize.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The gate: does a published face still match its original?
 
 Both are cropped by the original's landmarks and compared by dlib's recognizer. Its own threshold,
-0.6, is the default: at or below it, dlib considers two faces the same person. What follows from it is in
-`pipeline/gating.py`.
+0.6, is the default: at or below it, dlib considers two faces the same person. What
+follows from it is in `pipeline/gating.py`.
 """
 
 from __future__ import annotations

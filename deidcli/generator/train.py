@@ -26,7 +26,6 @@ from deidcli.generator.model import load_generator
 from deidcli.generator.networks import Style, haar, inverse_haar
 from deidcli.generator.recipe import Recipe
 from deidcli.generator.teacher import Example, Teacher
-from deidcli.training.cards import training_command, write_own_weights
 from deidcli.training.loop import (
     StoppedError,
     TrainingRun,
@@ -37,6 +36,7 @@ from deidcli.training.loop import (
     take_steps,
     update_average,
 )
+from deidcli.training.weight_files import training_command, write_own_weights
 
 HELD_OUT = 16
 """Faces that no step sees and that the scores are of."""

@@ -148,6 +148,13 @@ def forged(out: Path) -> None:
     resum(out)
 
 
+def linked(out: Path) -> None:
+    """The same bytes, but they lie elsewhere and can change there."""
+    picture = out / "images/chip01.png"
+    picture.rename(out.parent / "elsewhere.png")
+    picture.symlink_to(out.parent / "elsewhere.png")
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "seed": (lambda out: edit(out, covered=1), {"manifest"}),
     "sums up": (lambda out: (edit(out, ok=2), resum(out)), {"accounting", "metadata", "links"}),
@@ -158,6 +165,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "card": (lambda out: (out / "README.md").write_text("x"), {"tables"}),
     "gone": (lambda out: (out / "images/chip01.png").unlink(), {"checksums"}),
     "altered": (lambda out: Image.new("L", (9, 9)).save(out / "images/chip01.png"), {"checksums"}),
+    "elsewhere": (linked, {"checksums"}),
     "more": (lambda out: (out / "images/x.png").write_bytes(b"x"), {"no other files"}),
     "hidden": (lambda out: (out / ".x").write_bytes(b"x"), {"no other files"}),
     "row gone": (

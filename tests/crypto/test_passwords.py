@@ -33,6 +33,8 @@ pytestmark = pytest.mark.usefixtures("cheap")
 
 Deid = Callable[..., Outcome]
 PECULIAR = "Kvltürtürm-7391-xyzzy"
+COST = crypto_keys.SCRYPT_N
+"""What a run costs without the fixture that makes it cheap."""
 KDF = Kdf(bytes(range(16)), crypto_keys.COSTS[0])
 WEAK = (
     *("a", "eleven char", "aaaaaaaaaaaa", "abcabcabcabc", "abcdefghijklmn", "nmlkjihgfedcba"),
@@ -403,3 +405,15 @@ def test_the_password_is_found_nowhere(tmp_path: Path) -> None:
     keys = derive(PECULIAR.encode(), Kdf.from_dict(manifest_without_times(out)["password"]))
     secret = [form for form in forms_of_keys(keys) if keys.verifier.hex().encode() != form]
     assert not [path for path, data in searched if any(form in data for form in secret)]
+
+
+def test_a_guess_costs_what_the_documents_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 MiB a guess for a new run; a manifest may ask for no less than an eighth of it."""
+    assert (COST, crypto_keys.SCRYPT_R, crypto_keys.SCRYPT_P) == (1 << 17, 8, 1)
+    assert crypto_keys.COSTS == (1 << 14, 1 << 20)
+    for n in (1 << 13, 1 << 21):
+        with pytest.raises(DeidError):
+            Kdf.from_dict({**KDF.as_dict(), "n": n})
+    monkeypatch.setattr(crypto_keys, "SCRYPT_N", 1 << 15)  # not the least
+    made = crypto_keys.new_kdf(bytes(32))
+    assert made.n == 1 << 15 and (made.r, made.p, len(made.salt)) == (8, 1, 16)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from deidcli.data.journal import Journal, private_folder
-from deidcli.pipeline import finish
+from deidcli.data.sealed import FILE
+from deidcli.pipeline import finish, tables
 from tests.conftest import Outcome, copy_people, tree
 from tests.datasets import plain_shard
+from tests.reversible import password_file
 
 Deid = Callable[..., Outcome]
 SAME = ("--names", "keep", "--seed", 0, "--no-gate")
@@ -86,3 +88,30 @@ def test_overwrite_knows_what_a_killed_shard_had_written(
         assert deid("verify", out).code == 0
         shutil.rmtree(out)
         shutil.rmtree(private_folder(out))
+
+
+@pytest.mark.usefixtures("cheap")
+def test_overwrite_knows_joined_files_by_their_notes(
+    tmp_path: Path, deid: Deid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their names are random, no part has them, and the run was killed before SHA256SUMS."""
+
+    class Killed(BaseException):
+        pass
+
+    def write_sums(*_: object) -> None:
+        raise Killed
+
+    folder, out = tmp_path / "in", tmp_path / "out"
+    plain_shard(folder / "x.parquet", 1)
+    args = ["anonymize", folder, "--out", out, "--workers", 1, "--no-gate", "--detector", "none"]
+    args += ["--seal", "--password-file", password_file(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "write_sums", write_sums)
+        with pytest.raises(Killed):
+            deid(*args)
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*.parquet")}
+    assert left == {"data/train-00000-of-00001.parquet", FILE, "metadata.parquet"}
+    outcome = deid(*args, "--overwrite")
+    assert outcome.code == 0, outcome.stderr
+    assert deid("verify", out).code == 0

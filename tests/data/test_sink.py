@@ -95,3 +95,12 @@ def test_a_table_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         "s",
         "t.parquet",
     ]
+
+
+def test_a_picture_is_replaced_and_never_rewritten(tmp_path: Path) -> None:
+    """A second name of the old file still has the old bytes, so no reader saw a part of the new."""
+    path, kept = tmp_path / "out" / "a.jpg", tmp_path / "kept.jpg"
+    write_atomic(path, b"before", tmp_path / "scratch")
+    os.link(path, kept)
+    write_atomic(path, b"after", tmp_path / "scratch")
+    assert path.read_bytes() == b"after" and kept.read_bytes() == b"before"

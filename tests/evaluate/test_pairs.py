@@ -44,6 +44,19 @@ def test_withheld_pictures_are_in_the_denominator(tmp_path: Path, deid: Deid) ->
     assert rows["verification", "dlib"]["with_withheld"] == pytest.approx(3 / 4)
 
 
+def test_failed_inputs_are_withheld_and_copied_ones_are_not(tmp_path: Path, deid: Deid) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "face.jpg").write_bytes(portraits(1, 160)[0])
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    Image.new("RGB", (90, 90), "gray").save(folder / "wall.png")
+    args = ["anonymize", folder, "--no-gate", "--workers", 1, "--on-no-face"]
+    for choice, withheld in (("withhold", 2), ("copy", 1)):
+        out = tmp_path / choice
+        assert deid(*args, choice, "--out", out).code == 3
+        assert collect(out, None).withheld == withheld
+
+
 def flat(path: Path, grey: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (60, 40), grey).save(path)

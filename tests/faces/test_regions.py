@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deidcli.faces.align import MEAN_FACE_5
-from deidcli.faces.regions import FEATHER, HEAD_PADDING, REGIONS, region_mask
+from deidcli.faces.regions import FEATHER, HEAD_PADDING, REGIONS, Region, region_mask
 
 
 def test_mask_is_whole_inside_and_ends_in_the_chip() -> None:
@@ -41,3 +41,19 @@ def test_the_face_lies_in_the_head_and_holds_all_landmarks() -> None:
     step = (2 * HEAD_PADDING + 1) / 256
     for x, y in MEAN_FACE_5:
         assert face[int((y + HEAD_PADDING) / step), int((x + HEAD_PADDING) / step)] == 1
+
+
+@pytest.mark.parametrize(
+    ("region", "left", "right", "top", "bottom"),
+    [("face", -0.26, 1.24, -0.57, 1.33), ("head", -0.51, 1.49, -1.01, 1.47)],
+)
+def test_regions_reach_as_far_as_was_measured(
+    region: Region, left: float, right: float, top: float, bottom: float
+) -> None:
+    """In sides of the mean face; the figures of docs/methods/filters.md hold for these."""
+    size = 1024
+    step = (2 * HEAD_PADDING + 1) / size
+    whole = region_mask(region, size, HEAD_PADDING) == 1
+    for axis, low, high in ((0, left, right), (1, top, bottom)):
+        reached = (np.flatnonzero(whole.any(axis=axis)) + 0.5) * step - HEAD_PADDING
+        assert (reached[0], reached[-1]) == pytest.approx((low, high), abs=2 * step)

@@ -164,3 +164,22 @@ def test_a_journal_deleted_in_mid_run_is_one_line_with_a_way_out(
     shutil.rmtree(out)
     shutil.rmtree(private_folder(out), ignore_errors=True)
     assert deid("anonymize", folder, "--out", out, "--workers", 1, *SAME).code == 0
+
+
+def test_a_finished_run_has_no_manifest_while_it_is_worked_on_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(copy_people(tmp_path / "in", 2), tmp_path / "out")
+    engines.run_local(run, 1, lambda *_: None)
+    manifest = run.out / "manifest.json"
+    assert manifest.exists()
+    (run.out / "images/person_01.jpg").unlink()
+    real, seen = steps.run_shard, []
+
+    def run_shard(run: Run, shard: Any) -> int:
+        seen.append(manifest.exists())
+        return real(run, shard)
+
+    monkeypatch.setattr(steps, "run_shard", run_shard)
+    engines.run_local(run, 1, lambda *_: None)
+    assert seen == [False] and manifest.exists()

@@ -335,3 +335,15 @@ def test_another_password_does_not_resume(tmp_path: Path, deid: Deid) -> None:
     assert tree(out) == before
     assert deid(*args, wrong, "--overwrite").code == 0
     assert tree(out) != before
+
+
+def test_a_part_that_lacks_rows_is_no_part(tmp_path: Path) -> None:
+    run = prepared(copy_people(tmp_path / "in", 2), tmp_path / "out")
+    engines.run_local(run, 1, lambda *_: None)
+    part = Journal(run.out).part(0)
+    rows = pq.read_table(part)
+    pq.write_table(rows.slice(0, 1), part)
+    assert [shard.index for shard in remaining.unfinished(run).shards] == [0]
+    assert [shard.index for shard in remaining.missing(run)] == [0]
+    pq.write_table(rows, part)
+    assert not remaining.unfinished(run).shards and not remaining.missing(run)

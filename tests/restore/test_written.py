@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 from PIL import Image
 
 from deidcli.data.journal import private_folder
+from deidcli.errors import DeidError
+from deidcli.restore import dataset
+from deidcli.restore.written import Restored, RestoredFiles
 from tests.conftest import Outcome, copy_people, picture_bytes, tree
-from tests.reversible import password_file, png_people, published_rows
+from tests.reversible import WORDS, password_file, png_people, published_rows, small_sealed
 
 pytestmark = pytest.mark.usefixtures("cheap")
 
@@ -127,3 +131,36 @@ def test_the_target_is_nobody_elses(tmp_path: Path, deid: Deid) -> None:
     (to / "thesis.txt").write_text("precious")
     assert deid("restore", out, "--to", to, *secret, "--overwrite").code == 1
     assert (to / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), DeidError),
+        (DeidError("any"), DeidError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_restore_that_fails_leaves_no_faces_behind(
+    tmp_path: Path,
+    deid: Deid,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    raised: type[BaseException],
+) -> None:
+    """It fails at the second picture; the first is an original by then."""
+    out, to = small_sealed(tmp_path, deid), tmp_path / "to"
+    unfinished, real = to.with_name("to.incomplete"), RestoredFiles.write
+    there: list[int] = []
+
+    def write(files: RestoredFiles, result: Restored) -> None:
+        there.append(len(list(unfinished.glob("images/*"))))
+        if len(there) == 2:
+            raise error
+        real(files, result)
+
+    monkeypatch.setattr(RestoredFiles, "write", write)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(raised):
+        dataset.restore(out, to, WORDS)
+    assert there == [0, 1] and {path.name for path in tmp_path.iterdir()} == before

@@ -161,6 +161,8 @@ def test_keys_are_what_they_were() -> None:
     nonce = face_nonce(bytes(32), 5)
     expected = hmac.digest(bytes(32), b"deid 1 nonce\0" + (5).to_bytes(8, "little"), "sha256")
     assert nonce == expected[:16].hex()
+    halves = {face_nonce(bytes(32), seed) for seed in (5, 5 << 32, 5 + (1 << 63), 5 + (1 << 32))}
+    assert len(halves) == 4  # all 64 bits of a seed count
     digest = hmac.digest(keys.network, b"deid 1 bits\0" + expected[:16], "sha256")
     assert (np.packbits(face_bits(keys, [nonce])[0]) == list(digest[:16])).all()
     assert digest[:4].hex() == "7c909630"

@@ -93,8 +93,48 @@ def test_each_figure_reads_its_own_features() -> None:
         assert [rows[name].value for name in names] == expected
 
 
-def test_verification_and_spr_at_the_threshold_itself() -> None:
-    """A distance of exactly the threshold is accepted, and counts as protected."""
+def test_a_distance_of_the_threshold_is_verified_and_protected_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = replace(RECOGNIZERS["dlib"], threshold=0.5)
+    monkeypatch.setitem(RECOGNIZERS, "dlib", entry)
+    published = np.zeros_like(CODES)
+    published[:, 0] = 0.5
+    said = faces(published)
+    rows = by_name(
+        figures.recognizer_rows(
+            replace(said, data={**said.data, "dlib/original": np.zeros_like(CODES)}), "dlib"
+        )
+    )
+    assert rows["ID-distance"].value == 0.5
+    assert rows["verification"].value == rows["SPR"].value == 1
+
+
+def test_published_faces_are_the_probes_and_originals_the_gallery() -> None:
+    """Two published faces are one person's, and their originals are two: one is found."""
+    published, originals = CODES.copy(), CODES.copy()
+    published[1] = CODES[0]
+    originals[1] = CODES[2] + 1e-3
+    said = faces(published)
+    gallery = dict.fromkeys(("dlib/original", "dlib/original_blurred"), originals)
+    rows = by_name(figures.recognizer_rows(replace(said, data={**said.data, **gallery}), "dlib"))
+    for name in ("rank-1", "rank-1 both blurred", "rank-1 after JPEG 90"):
+        assert rows[name].value == pytest.approx((COUNT - 1) / COUNT)
+
+
+def test_a_face_found_again_counts_once_with_the_withheld() -> None:
+    rows = by_name(figures.deep_autoencoder_rows(faces(CODES, withheld=12)))
+    assert rows["FCNS"].with_withheld == 0.125 and rows["DEID"].with_withheld == 0.5
+    halves = np.repeat(CODES[: COUNT // 2], 2, axis=0)
+    said = faces(CODES)
+    said = replace(said, data={**said.data, "dlib/original": halves})
+    told = by_name(figures.deep_autoencoder_rows(said))
+    assert told["ANON"].value == 1 and told["ANON"].original == 2
+    assert told["DIV"].value == 1 and 0.8 < told["DIV"].original < 1  # type: ignore[operator]
+
+
+def test_verification_and_spr_near_the_threshold() -> None:
+    """Nearer is accepted, farther counts as protected."""
     threshold = RECOGNIZERS["dlib"].threshold
     shifted = CODES.astype(np.float64)
     shifted[:, 0] += [threshold - 0.01] * 6 + [threshold + 0.01] * 6

@@ -72,6 +72,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_anonymity_counts_the_indistinguishable() -> None:
     points = np.array([[0.0], [0.1], [0.2], [5.0]], np.float32)
     assert identity.anonymity(points, l2).tolist() == [3, 3, 3, 1]
+    exact = np.array([[0.0], [2.0], [4.0], [7.0]], np.float32)  # the threshold itself: not apart
+    assert identity.anonymity(exact, l2, 2.0).tolist() == [2, 3, 2, 1]
 
 
 def test_random_pairs_are_of_different_people() -> None:
@@ -98,6 +100,23 @@ def test_linkability_of_known_and_of_unlinkable_faces() -> None:
     assert identity.auc(*identity.linkability(linked, persons, l2)) > 0.999
     free = RNG.normal(size=(400, 8)).astype(np.float32)
     assert identity.auc(*identity.linkability(free, persons, l2)) == pytest.approx(0.5, abs=0.08)
+
+
+def test_linkability_takes_at_most_so_many_pairs_and_nobody_is_somebody() -> None:
+    persons = ["a"] * 6 + ["b"] * 5 + [None] * 4  # 15 + 10 pairs of one person
+    points = POINTS[: len(persons)]
+    assert [len(part) for part in identity.linkability(points, persons, l2)] == [25, 25]
+    assert [len(part) for part in identity.linkability(points, persons, l2, most=7)] == [7, 7]
+    alone = identity.linkability(points[11:], persons[11:], l2)
+    assert [len(part) for part in alone] == [0, 0]
+    assert identity.chance_by_person(persons) == pytest.approx((36 + 25 + 4) / 15**2)
+
+
+def test_distances_of_pairs_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = identity.random_pairs(len(POINTS), NOBODY, 50)
+    expected = np.linalg.norm(POINTS[pairs[:, 0]] - POINTS[pairs[:, 1]], axis=1)
+    monkeypatch.setattr(identity, "BLOCK", 7)
+    assert np.allclose(identity.pair_values(POINTS, pairs, l2), expected, atol=1e-5)
 
 
 def test_known_by_attributes() -> None:

@@ -95,6 +95,18 @@ def test_the_mark_says_what_was_done_to_this_picture(tmp_path: Path) -> None:
         assert b"DigitalSourceType" not in unmarked
 
 
+def test_a_jpeg_has_the_quality_that_was_asked_for_and_the_frames_sides(tmp_path: Path) -> None:
+    work = some_work([a_face(LEFT)], [1])
+    work.sample = dataclasses.replace(work.sample, format="JPEG")
+    made = [
+        encoded(work, a_run(tmp_path / "out", jpeg_quality=quality)).outputs[0]
+        for quality in (20, 60, 100)
+    ]
+    assert len(made[0].data) < len(made[1].data) < len(made[2].data)
+    assert all(output.data[:2] == b"\xff\xd8" for output in made)
+    assert [(output.width, output.height) for output in made] == [(260, 180)] * 3
+
+
 def test_a_format_that_cannot_hold_it_fails_that_picture_alone(tmp_path: Path) -> None:
     work = some_work([a_face(LEFT)], [1])
     work.frame = np.zeros((1, 70_000, 3), np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.images import decode
 from deidcli.data.samples import Sample
 from deidcli.data.sink import Doubt, Result
@@ -80,6 +81,17 @@ def test_a_copy_is_looked_at_again_unless_told_otherwise(tmp_path: Path) -> None
     assert (decode(told.outputs[0].data).pixels == FRAME).all()
 
 
+def test_a_second_look_that_breaks_copies_nothing(tmp_path: Path) -> None:
+    def broken(frame: np.ndarray) -> list[object]:
+        raise RuntimeError("no memory")
+
+    stages = some_stages()
+    stages.second_look = broken  # type: ignore
+    result = open_sample(SAMPLE, a_run(tmp_path / "out", on_no_face="copy"), stages)
+    assert isinstance(result, Result) and result.status == "failed" and not result.outputs
+    assert result.reason.startswith("detection: ")
+
+
 def test_given_boxes_are_joined_or_replace_what_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,3 +128,19 @@ def test_labels_are_predicted_for_pictures_of_one_face(
         run = a_run(tmp_path / "out", predicted=predicted)
         work = open_sample(SAMPLE, run, some_stages(FixedDetector(faces)))
         assert isinstance(work, Work) and work.sample.labels == labels
+
+
+def test_predicted_labels_stand_beside_those_of_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = np.zeros((1, 40), np.float32)
+    said[0, CELEBA_ATTRIBUTES.index("Male")] = 0.5
+    monkeypatch.setattr("deidcli.faces.attributes.cut", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    monkeypatch.setattr("deidcli.faces.attributes.predict", lambda *_, **__: said)
+    stages = some_stages(FixedDetector([a_face(LEFT)]))
+    stages.classifier = "a classifier"  # type: ignore[assignment]
+    sample = dataclasses.replace(SAMPLE, labels={"Young": 1, "Smiling": 1})
+    run = a_run(tmp_path / "out", predicted=("Male", "Smiling"))
+    work = open_sample(sample, run, stages)
+    assert isinstance(work, Work)
+    assert work.sample.labels == {"Young": 1, "Smiling": -1, "Male": 1}

@@ -39,6 +39,8 @@ def test_kept_names_need_no_key_and_a_seed_is_the_seed(tmp_path: Path, source: S
     kept = dataclasses.replace(SETTINGS, names="keep", seed=5)
     run = prepare_run(kept, source, tmp_path / "out")
     assert run.secret is None and run.seed == 5
+    zero = prepare_run(dataclasses.replace(kept, seed=0), source, tmp_path / "zero")
+    assert zero.seed == 0 and not isinstance(zero.seed, bytes)  # 0 is a seed, too
 
 
 def test_another_run_is_refused_and_told_by_what_differs(tmp_path: Path, source: Source) -> None:

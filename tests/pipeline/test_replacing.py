@@ -7,7 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from torch import Tensor
 
+from deidcli.methods.base import Context
 from deidcli.pipeline.replacing import replace_faces
 from tests.pipeline.making import (
     LEFT,
@@ -20,6 +22,32 @@ from tests.pipeline.making import (
     some_stages,
     some_work,
 )
+
+
+class Loud(Grey):
+    """What it makes is darker than black, brighter than white, or between two levels."""
+
+    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+        self.scales = context.scales.tolist()
+        self.plan = context.plan
+        levels = chips.new_tensor([-0.3, 1.2, 99.6 / 255])
+        return levels[: len(chips), None, None, None].expand(chips.shape)
+
+
+def test_levels_are_rounded_and_clipped_and_the_method_knows_scales_and_plan(
+    tmp_path: Path,
+) -> None:
+    small = (110.0, 70.0, 130.0, 95.0)
+    work = some_work([a_face(LEFT), a_face(RIGHT), a_face(small)], [1, 2, 3])
+    method = Loud()
+    stages = some_stages(method=method)
+    stages.plan = {"kept": np.arange(3)}
+    replace_faces([work], a_run(tmp_path / "out"), stages)
+    levels = [int(face.chip[32, 32, 0]) for face in work.faces if face.chip is not None]
+    assert levels == [0, 255, 100]
+    assert method.scales[0] == pytest.approx(method.scales[1])
+    assert method.scales[2] == pytest.approx(2 * method.scales[0], rel=0.01)
+    assert method.plan is stages.plan
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -56,6 +84,22 @@ def test_the_gate_blacks_out_what_is_not_farther_than_its_distance(tmp_path: Pat
     ):
         assert (published[50:100, 50:100] == seed).all(), "it sees what would be published"
         assert original.std() > 10 and before[work].min() <= original[50:100, 50:100].min()
+
+
+def test_the_gate_compares_each_face_with_its_own_original(tmp_path: Path) -> None:
+    gate = FixedGate(0.6, [0.9, 0.9, 0.9])
+    works = [some_work([a_face(LEFT), a_face(RIGHT)], [1, 2]), some_work([a_face(RIGHT)], [3], "b")]
+    works[1].frame[:] = 255 - works[1].frame
+    before = [work.frame.copy() for work in works]
+    replace_faces(works, a_run(tmp_path / "out", method="blur"), some_stages(gate=gate))
+    own = [
+        gate.cut(frame, face.unit)
+        for work, frame in zip(works, before, strict=True)
+        for face in work.faces
+    ]
+    assert not (own[0] == own[1]).all()
+    for (original, _), expected in zip(gate.compared, own, strict=True):
+        assert (original == expected).all()
 
 
 def test_a_face_without_landmarks_never_reaches_the_method(tmp_path: Path) -> None:

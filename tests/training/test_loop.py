@@ -167,6 +167,17 @@ def test_a_run_that_was_killed_resumes_to_the_same_weights(left: int, tmp_path: 
     assert resumed.seen == whole.seen[begun:] and resumed.drawn == whole.drawn[begun:]
 
 
+def test_the_seed_decides_the_order_and_each_step_draws_anew(tmp_path: Path) -> None:
+    runs = {seed: Fit(tmp_path / str(seed), seed=seed) for seed in (0, 5)}
+    for fit in runs.values():
+        fit.run(6)
+        assert len(set(fit.drawn)) == 6
+    assert runs[0].seen != runs[5].seen
+    assert not {*runs[0].drawn} & {*runs[5].drawn}
+    first = [row for _, rows in runs[5].seen[:2] for row in rows]
+    assert sorted(first) == sorted(epoch_order(8, 5, 0).tolist()[:6])
+
+
 def test_a_run_that_is_done_takes_no_step_and_has_its_weights(tmp_path: Path) -> None:
     expected = {name: value.clone() for name, value in Fit(tmp_path).run(5).items()}
     again = Fit(tmp_path)

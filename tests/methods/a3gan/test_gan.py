@@ -16,6 +16,7 @@ from deidcli.methods.a3gan import losses
 from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT
 from deidcli.methods.a3gan.gan import Gan
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
+from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, learning_rate_factor
 from deidcli.methods.a3gan.teacher import Batch, canvas_faces
 from tests.methods.a3gan.conftest import TINY, lively, pictures
 
@@ -223,6 +224,17 @@ def test_a_step_along_a_term_does_what_the_term_is_for(name: str) -> None:
 
 
 # --- The average
+
+
+def test_the_generators_learning_rate_rises_and_falls() -> None:
+    gan, rates = a_gan(), []
+    for step in (0, 10, 99):
+        a_step(gan, step)
+        rates.append(gan.generator_optimizer.param_groups[0]["lr"])
+    first = gan.generator_optimizer.param_groups[0]["initial_lr"]
+    expected = [first * learning_rate_factor(step, 100, GENERATOR_FLOOR) for step in (0, 10, 99)]
+    assert rates == pytest.approx(expected)
+    assert rates[0] < rates[1] == first and rates[2] < first / 2
 
 
 def test_the_average_moves_a_share_of_the_way() -> None:

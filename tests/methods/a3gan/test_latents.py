@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import UsageError
 from deidcli.methods import load_method
 from deidcli.methods.a3gan import canvas
@@ -20,6 +21,7 @@ from deidcli.methods.a3gan.latents import (
     normal_latents,
     prototype_pushes,
     target_attributes,
+    tone_of,
     truncated,
 )
 from deidcli.methods.a3gan.settings import PRESETS, A3ganSettings
@@ -112,6 +114,37 @@ def test_prototypes_add_what_is_missing_but_no_mustache_on_women() -> None:
         target_attributes(have, attribute_mask("Blond_Hair,Brown_Hair").expand(2, -1)), have
     )
     assert both[0, column("Blond_Hair")] > 1 and both[0, column("Brown_Hair")] == 0
+
+
+def test_the_seed_pushes_no_beard_on_women_and_no_lipstick_on_men() -> None:
+    pool = Pool(torch.zeros(2, LATENT), described(2))
+    faces = described(2)
+    faces.attributes[0, column("Male")] = 1
+    pool.described.attributes[:] = faces.attributes
+    rows = torch.tensor([0, 1])
+    made = pool.latents(faces, torch.zeros(2, 10), rows, torch.ones(2, LATENT))
+    man, woman = made[:, COMPONENTS:]
+
+    def place(name: str) -> int:
+        return CELEBA_ATTRIBUTES.index(name)
+
+    for name in ("Goatee", "No_Beard", "Sideburns"):
+        assert man[place(name)] > 0 and woman[place(name)] == 0
+    assert man[place("Wearing_Lipstick")] == 0 and woman[place("Wearing_Lipstick")] > 0
+    assert man[place("Big_Nose")] == woman[place("Big_Nose")] > 0
+    assert man[place("Smiling")] == 0  # no trait of character
+
+
+def test_the_tone_is_the_light_of_nine_parts_then_blue_and_red() -> None:
+    chips = torch.zeros(2, 3, 64, 64)
+    chips[0, 2], chips[1, 0] = 0.5, 0.5
+    chips[:, :, :23] *= 0.5  # the upper third of the face
+    blue, red = tone_of(chips)
+    assert torch.allclose(blue[:9], blue[3] * torch.tensor([0.5] * 3 + [1.0] * 6))
+    assert float(blue[3]) == pytest.approx(0.114 * 0.5) and float(red[3]) == pytest.approx(0.1495)
+    mean = 0.5 * (0.5 + 2) / 3
+    assert blue[9:].tolist() == pytest.approx([0.5 * mean, -0.114 / 1.402 * mean], abs=1e-4)
+    assert red[9:].tolist() == pytest.approx([-0.299 / 1.772 * mean, 0.5 * mean], abs=1e-4)
 
 
 def test_a_normal_latent_is_of_its_own_seed() -> None:

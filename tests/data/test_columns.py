@@ -216,3 +216,19 @@ def test_a_list_of_columns() -> None:
     assert parse_columns('a,"b, c"') == ("a", "b, c") and parse_columns("all") == ("all",)
     with pytest.raises(UsageError):
         parse_columns("")
+
+
+def test_a_column_called_split_is_published_by_itself_only_as_text_or_a_number() -> None:
+    text = pa.dictionary(pa.int8(), pa.string())
+    for kind in (pa.string(), pa.large_string(), pa.int8(), text):
+        assert NO_WISH.takes("split", kind, hides=False)
+    hidden = pa.dictionary(pa.int8(), pa.binary())
+    for other in (pa.binary(), pa.list_(pa.uint8()), pa.float32(), hidden):
+        assert not NO_WISH.takes("split", other, hides=False)
+
+
+def test_true_and_false_are_read_however_they_are_written() -> None:
+    cells = {"glasses": {"a": "True", "b": "FALSE", "c": "true", "d": ""}}
+    table = fitted(Wish(("glasses",)), cells)
+    assert table.fields == (("glasses", pa.bool_()),)
+    assert [table.row(key)["glasses"] for key in "abcd"] == [True, False, True, None]

@@ -186,8 +186,8 @@ class NetworkRestorer:
             frame = self._crop(work, chips[0])
         else:
             frame = work.frame
-            # The last face was pasted over the others, so it is restored first.
-            for chip, affine in reversed(list(zip(chips, work.affines, strict=True))):
+            # As published: where faces overlap, only the last one's pixels are there to restore.
+            for chip, affine in zip(chips, work.affines, strict=True):
                 paste(frame, chip, affine, self._mask)
         return Restored(
             picture, "network", encode(frame, format), format, len(chips), work.blacked_out

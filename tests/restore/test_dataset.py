@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from deidcli.data.journal import private_folder
-from deidcli.faces.align import crop
+from deidcli.faces.align import crop, paste
+from deidcli.faces.regions import region_mask
 from tests.conftest import (
     Outcome,
     copy_people,
@@ -22,6 +23,7 @@ from tests.conftest import (
 )
 from tests.datasets import plain_shard
 from tests.reversible import (
+    PADDING,
     SIZE,
     Cells,
     inner,
@@ -297,3 +299,31 @@ def test_a_mixed_output_is_restored_whole(
     assert outcome.json["counts"]["exact"] == 3
     assert len(list((to / "images").iterdir())) == 1
     assert pq.read_metadata(to / "data/train.parquet").num_rows == 2
+
+
+def test_faces_that_overlap_come_back(tmp_path: Path, deid: Deid) -> None:
+    """What lies in both of them was published by the last, and only that one can undo it."""
+    folder, out, to = png_people(tmp_path / "in", 3), tmp_path / "out", tmp_path / "to"
+    left, right = (pixels(folder / f"person_{n:02d}.png") for n in (2, 3))
+    both = np.concatenate([left[:, :115], right[:, 40:]], axis=1).astype(np.uint8)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    Image.fromarray(both).resize((470, 320)).save(folder / "two.png")
+    args = ["anonymize", folder, "--names", "keep", "--out", out, "--method", "cells"]
+    args += ["--detector", "hog", "--workers", 1, "--no-gate", "--seed", 1]
+    secret = ["--password-file", password_file(tmp_path)]
+    assert deid(*args, *secret).code == 0
+    assert deid("restore", out, "--to", to, *secret).code == 0
+    frame = np.zeros((320, 470, 3), np.uint8)
+    shares = []
+    for face in private_faces(out)["images/two.png"]:
+        share, white = frame.copy(), np.full((SIZE, SIZE, 3), 255, np.uint8)
+        paste(share, white, np.reshape(face["affine"], (2, 3)), region_mask("face", SIZE, PADDING))
+        shares.append(share[..., 0] == 255)
+    where = np.logical_and(*shares)
+    assert where.sum() > 1000
+    original, published, restored = (
+        pixels(path / "two.png")[where] for path in (folder, out / "images", to / "images")
+    )
+    assert np.abs(published - original).mean() > 25
+    assert np.abs(restored - original).mean() < 10

@@ -28,6 +28,9 @@ _SIDES = ("x", "y", "width", "height")
 _LISTS = ("boxes", "bbox", "bboxes", "box")
 _HINT = "a table has file_name and x0,y0,x1,y1 or x,y,width,height, or a column boxes"
 
+SMALLEST = 2
+"""Least width and height of a box, px. Boxes in shares of the picture would cover nothing."""
+
 Boxes = dict[str, list[Box]]
 
 
@@ -110,7 +113,7 @@ def to_boxes(value: Any, form: str) -> list[Box]:
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
-        raise DeidError(f"{str(value)[:40]!r} is no list of boxes", _HINT)
+        raise DeidError(f"{str(value)[:40]!r} is not a list of boxes", _HINT)
     if value and all(isinstance(number, (int, float)) for number in value):
         value = [value]
     return [to_box(box, form) for box in value]
@@ -120,16 +123,21 @@ def to_box(numbers: Any, form: str) -> Box:
     """Convert four numbers to x0, y0, x1, y1.
 
     Raises:
-        DeidError: these are not four finite numbers, or the box is empty.
+        DeidError: these are not four finite numbers, or the box is empty or below SMALLEST.
     """
     try:
         a, b, c, d = (float(number) for number in numbers)
     except (TypeError, ValueError):
-        raise DeidError(f"{str(numbers)[:60]} is no box", _HINT) from None
+        raise DeidError(f"{str(numbers)[:60]} is not a box", _HINT) from None
     box = (a, b, a + c, b + d) if form == "xywh" else (a, b, c, d)
     if not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
         raise DeidError(
-            f"{str(numbers)[:60]} is no box as {form}", "see --box-format: xyxy or xywh"
+            f"{str(numbers)[:60]} is not a box as {form}", "see --box-format: xyxy or xywh"
+        )
+    if min(box[2] - box[0], box[3] - box[1]) < SMALLEST:
+        raise DeidError(
+            f"{str(numbers)[:60]} is not {SMALLEST} pixels wide and high",
+            "boxes are in pixels of the picture, not in shares of it",
         )
     return box
 

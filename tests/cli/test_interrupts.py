@@ -31,6 +31,8 @@ def test_ctrl_c_leaves_one_line(tmp_path: Path, workers: int, sign: str) -> None
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A suite that runs in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stderr is not None and process.stdout is not None
     said = ""

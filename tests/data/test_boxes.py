@@ -136,3 +136,11 @@ def test_csv_with_a_byte_order_mark(tmp_path: Path) -> None:
     table = tmp_path / "b.csv"
     table.write_bytes(b"\xef\xbb\xbffile_name,x0,y0,x1,y1\na.jpg,1,2,3,4\na.jpg,5,6,7,8\n")
     assert read_boxes(table, "xyxy") == {"a.jpg": [(1, 2, 3, 4), (5, 6, 7, 8)]}
+
+
+@pytest.mark.parametrize("numbers", [(0.2, 0.15, 0.8, 0.95), (10, 10, 11.5, 90), (10, 10, 90, 11)])
+def test_boxes_in_shares_of_the_picture_are_refused(numbers: tuple[float, ...]) -> None:
+    """They would cover a pixel of each face, and the picture would count as ok."""
+    with pytest.raises(DeidError, match="shares"):
+        to_box(numbers, "xyxy")
+    assert to_box((10, 10, 12, 12), "xyxy") == (10, 10, 12, 12)

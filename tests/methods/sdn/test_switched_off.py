@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.data.images import decode, encode
+from deidcli.evaluate import quality
 from deidcli.evaluate.quality import lpips, ssim
 from deidcli.faces.align import chip_affine, crop, paste
 from deidcli.methods.sdn.identity import Identity
@@ -165,6 +166,8 @@ class Figures:
 
     @property
     def published_lpips(self) -> float:
+        if reason := quality.available().get("lpips"):
+            pytest.skip(reason)
         return float(lpips(self.published[0], self.chips).mean())
 
     def _levels(self, one: Tensor, two: Tensor) -> float:
@@ -219,6 +222,7 @@ def test_the_shipped_networks_reach_their_figures(shipped: Figures, figure: str)
         ("components noise", "restored_ssim"),
         ("carriers noise", "restored_ssim"),
         ("erasing noise", "published_lpips"),
+        ("erasing noise", "erasing_levels"),
         ("erasing off", "erasing_levels"),
         ("reveal noise", "restored_ssim"),
         ("reveal off", "reveal_levels"),

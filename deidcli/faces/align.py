@@ -8,6 +8,8 @@ x' = a x + b y + c, y' = d x + e y + f.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +146,15 @@ def frame_box(affine: Affine, size: int, shape: tuple[int, ...]) -> tuple[int, i
     x0, y0 = (int(max(0, v)) for v in low)
     x1, y1 = int(min(width, high[0])), int(min(height, high[1]))
     return x0, y0, x1, y1
+
+
+def box_pixels(box: Box, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return the pixels (x0, y0, x1, y1) that a box touches, clipped to the frame, upper bounds
+    excluded."""
+    height, width = shape[:2]
+    x0, x1 = (min(max(value, 0.0), float(width)) for value in (box[0], box[2]))
+    y0, y1 = (min(max(value, 0.0), float(height)) for value in (box[1], box[3]))
+    return math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
 
 
 def _warp(frame: Image, affine: Affine, size: int, extend: bool) -> Image:

@@ -10,7 +10,7 @@ from deidcli.data.marks import SourceType
 from deidcli.data.samples import EXTENSION_OF, Sample, random_name
 from deidcli.data.sink import FaceRecord, Output, Result
 from deidcli.errors import words
-from deidcli.faces.align import chip_from_unit, crop, frame_box
+from deidcli.faces.align import box_pixels, chip_from_unit, crop, frame_box
 from deidcli.faces.regions import HEAD_PADDING
 from deidcli.methods import source_type
 from deidcli.pipeline.run import Run
@@ -84,11 +84,14 @@ def _sealed_frame(work: Work, data: bytes, run: Run) -> tuple[SealedFace, ...]:
         return ()
     areas = []
     for face in work.faces:
-        # Nothing outside of these two was written: the method's chip, and a black one.
+        # Nothing outside of these was written: the method's chip, and a black one; the box of a
+        # face without landmarks.
         black = chip_from_unit(face.unit, BLACK_SIZE, HEAD_PADDING)
         area = [frame_box(black, BLACK_SIZE, work.frame.shape)]
         if face.chip is not None:
             area.insert(0, frame_box(face.affine, len(face.chip), work.frame.shape))
+        if not face.face.fitted:
+            area.append(box_pixels(face.face.box, work.frame.shape))
         areas.append(area)
     return seal_changes(run.password.keys, run.fingerprint, data, work.original, work.frame, areas)
 

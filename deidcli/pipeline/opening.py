@@ -78,6 +78,12 @@ def _find(sample: Sample, frame: Image, run: Run, stages: Stages) -> Detection:
     for box in boxes:
         if min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0):
             raise DeidError("a given box lies outside the picture", "see --box-format")
+    # Far outside, numbers only lose their digits.
+    low, high = (-float(width), -float(height)), (2.0 * width, 2.0 * height)
+    boxes = [
+        (max(b[0], low[0]), max(b[1], low[1]), min(b[2], high[0]), min(b[3], high[1]))
+        for b in boxes
+    ]
     if settings.boxes_are == "replace":
         return Detection(faces_at(frame, boxes), [])
     found = stages.detector.detect(frame)

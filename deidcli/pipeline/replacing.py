@@ -31,7 +31,7 @@ def replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
     for work in works:
         for face in work.faces:
             if not face.face.fitted:
-                stages.black_out(work.frame, face.unit)
+                stages.cover(work.frame, face.face, face.unit)
                 face.method = "blackout"
     if stages.gate is not None and pairs:
         pass_gate(pairs, stages)

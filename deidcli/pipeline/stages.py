@@ -15,7 +15,7 @@ from deidcli.data.images import Format
 from deidcli.data.journal import Journal
 from deidcli.data.samples import Sample
 from deidcli.data.sink import Doubt
-from deidcli.faces.align import Affine, Image, Mask, chip_from_unit, crop, paste
+from deidcli.faces.align import Affine, Image, Mask, box_pixels, chip_from_unit, crop, paste
 from deidcli.faces.detect import Detector, Face
 from deidcli.faces.regions import HEAD_PADDING, region_mask
 from deidcli.faces.second_look import SecondLook
@@ -107,6 +107,13 @@ class Stages:
         """Cover a whole head in black, in place."""
         chip = np.zeros((BLACK_SIZE, BLACK_SIZE, 3), np.uint8)
         paste(frame, chip, chip_from_unit(unit, BLACK_SIZE, HEAD_PADDING), self.black)
+
+    def cover(self, frame: Image, face: Face, unit: Affine) -> None:
+        """Cover a face without landmarks in black, in place: the head that its box stands for, and
+        the box itself, which a head may not fill where it is wide, flat or reaches outside."""
+        self.black_out(frame, unit)
+        x0, y0, x1, y1 = box_pixels(face.box, frame.shape)
+        frame[y0:y1, x0:x1] = 0
 
 
 @lru_cache(maxsize=1)

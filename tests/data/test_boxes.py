@@ -144,3 +144,47 @@ def test_boxes_in_shares_of_the_picture_are_refused(numbers: tuple[float, ...]) 
     with pytest.raises(DeidError, match="shares"):
         to_box(numbers, "xyxy")
     assert to_box((10, 10, 12, 12), "xyxy") == (10, 10, 12, 12)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (20, 180, 280, 195),
+        (180, 5, 195, 195),
+        (-5000, 20, 150, 180),
+        (0, 0, 1e19, 1e19),
+        (100, 60, 200, 140),
+    ],
+    ids=["wide", "tall", "far outside", "huge", "plain"],
+)
+def test_all_of_a_given_box_is_covered(
+    tmp_path: Path, pictures: Path, deid: Deid, box: tuple[float, ...]
+) -> None:
+    """No face is found there, so the place is blacked out: the box, whatever its shape."""
+    (tmp_path / "b.json").write_text(json.dumps({"wall.png": [box]}))
+    args = ["anonymize", pictures, "--out", tmp_path / "out", "--boxes", tmp_path / "b.json"]
+    outcome = deid(*args, "--boxes-are", "replace", "--method", "blur", *PLAIN)
+    assert outcome.code == 0, outcome.stderr
+    x0, y0, x1, y1 = (
+        int(min(max(v, 0), most)) for v, most in zip(box, (300, 200) * 2, strict=True)
+    )
+    assert black_share(tmp_path / "out" / "images" / "wall.png", (x0, y0, x1, y1)) == 1.0
+
+
+def test_what_a_given_box_covered_comes_back_exactly(
+    tmp_path: Path, pictures: Path, deid: Deid
+) -> None:
+    (tmp_path / "b.json").write_text(json.dumps({"wall.png": [[20, 180, 280, 195]]}))
+    password = tmp_path / "password"
+    password.write_text("velvet harbor sixteen lanterns")
+    password.chmod(0o600)
+    out, back = tmp_path / "out", tmp_path / "back"
+    args = ["anonymize", pictures, "--out", out, "--boxes", tmp_path / "b.json", "--seal"]
+    args += ["--boxes-are", "replace", "--method", "blur", "--password-file", password]
+    assert deid(*args, *PLAIN).code == 0
+    assert deid("restore", out, "--to", back, "--password-file", password).code == 0
+    original, restored = (
+        np.asarray(Image.open(path).convert("RGB"))
+        for path in (pictures / "wall.png", back / "images" / "wall.png")
+    )
+    assert np.array_equal(original, restored)

@@ -57,6 +57,11 @@ class Stopped(DeidError):
         return (type(self), (self.hint,))
 
 
+def plural(count: int, noun: str) -> str:
+    """Return "1 picture" or "2 pictures"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def words(error: Exception) -> str:
     """Format an exception as one line for an input's record; libraries may quote the input."""
     if isinstance(error, DeidError):

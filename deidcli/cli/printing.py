@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from deidcli.errors import DeidError
+from deidcli.errors import DeidError, plural
 from deidcli.pipeline.report import Reporter
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def print_counts(record: dict[str, Any]) -> None:
         say(f"  converted: {count} x {note}", 4)
     if counts["copied"] and record["settings"]["on_no_face"] == "copy":
         say(
-            f"  WARNING: {counts['copied']} pictures without a face found were copied as they are",
+            f"  WARNING: copied as they are, no face found: {plural(counts['copied'], 'picture')}",
             4,
         )
     if counts["covered"]:
-        say(f"  {counts['covered']} faces without landmarks were blacked out", 4)
+        say(f"  blacked out, no landmarks found: {plural(counts['covered'], 'face')}", 4)
     if counts["doubtful"]:
         say(
-            f"  {counts['doubtful']} pictures have places that may be faces: "
+            f"  {plural(counts['doubtful'], 'picture')} with places that may be faces: "
             f"{record['output']}.private/review.html", 4
         )  # fmt: skip
     say(f"{counts['faces']} faces in {counts['published']} published pictures: {out}", 2)

@@ -107,7 +107,10 @@ def to_boxes(value: Any, form: str) -> list[Box]:
         DeidError: the value is something else.
     """
     if isinstance(value, str):
-        value = json.loads(value) if value.strip() else []
+        try:
+            value = json.loads(value) if value.strip() else []
+        except ValueError:
+            raise DeidError(f"{value[:40]!r} is not a list of boxes", _HINT) from None
     if isinstance(value, Mapping):  # Hugging Face's objects: {"bbox": [...], "category": [...]}
         value = next((value[name] for name in _LISTS if name in value), value)
     if value is None:

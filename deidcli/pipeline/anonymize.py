@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deidcli.celeba import parse_attributes
 from deidcli.data.boxes import identify
-from deidcli.errors import Stopped, UsageError
+from deidcli.errors import Stopped, UsageError, plural
 from deidcli.methods import (
     METHODS,
     keeps_attributes,
@@ -166,9 +166,8 @@ def marked(source: Source, options: Options, reporter: Reporter) -> Source:
         return source
     source, strange = with_boxes(source, read_boxes(Path(options.boxes), options.box_format))
     if strange:
-        reporter.note(
-            f"note: --boxes names {len(strange)} pictures that are no inputs, such as {strange[0]}"
-        )
+        names = plural(len(strange), "picture")
+        reporter.note(f"note: --boxes names {names} not in the input, such as {strange[0]}")
     return source
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -36,7 +37,7 @@ def training_command(
         paths: settings that are paths; of these only the last part is told.
     """
     options = [
-        f"--set {key}={Path(value).name if key in paths else value}"
+        shlex.join(["--set", f"{key}={Path(value).name if key in paths else value}"])
         for key, value in asdict(settings).items()
         if key not in (*NOT_IN_COMMAND, *leave_out) and value != getattr(type(settings), key)
     ]

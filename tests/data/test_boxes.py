@@ -105,7 +105,7 @@ def test_a_box_outside_its_picture_withholds_it(tmp_path: Path, pictures: Path, 
     outcome = deid("anonymize", pictures, "--out", out, "--boxes", table, *PLAIN)
     assert outcome.code == 3
     assert statuses(out)["wall.png"][0] == "failed"
-    assert "1 pictures that are no inputs" in outcome.stderr
+    assert "1 picture not in the input" in outcome.stderr
 
 
 def test_boxes_that_are_none_are_refused(tmp_path: Path, pictures: Path, deid: Deid) -> None:

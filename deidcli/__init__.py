@@ -6,14 +6,23 @@ first asked for, so `import deidcli` takes milliseconds.
 
 from typing import TYPE_CHECKING
 
+from deidcli.version import __version__
+
 if TYPE_CHECKING:
     from deidcli.api import anonymize, score
     from deidcli.deidentifier import Deidentifier, Done, ReplacedFace
     from deidcli.errors import DeidError
 
-__version__ = "0.1.0"
 
-__all__ = ["DeidError", "Deidentifier", "Done", "ReplacedFace", "anonymize", "score"]
+__all__ = [
+    "DeidError",
+    "Deidentifier",
+    "Done",
+    "ReplacedFace",
+    "__version__",
+    "anonymize",
+    "score",
+]
 
 _PLACES = {
     "anonymize": "deidcli.api",

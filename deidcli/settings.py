@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from deidcli import __version__
 from deidcli.errors import UsageError
+from deidcli.version import __version__
 
 OutputKind = Literal["frames", "crops"]
 DetectorName = Literal["auto", "cnn", "hog", "none"]

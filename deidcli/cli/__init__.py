@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from deidcli import __version__
 from deidcli.cli import outputs, tools
 from deidcli.cli.anonymize import anonymize
 from deidcli.cli.printing import say_error
 from deidcli.crypto.passwords import take_environment
 from deidcli.errors import DeidError, ExitCode, Stopped, UsageError
+from deidcli.version import __version__
 
 app = typer.Typer(
     name="deid",

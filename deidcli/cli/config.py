@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from deidcli import __version__
 from deidcli.errors import DeidError, UsageError
 from deidcli.pipeline.options import Options
 from deidcli.settings import RunSettings
+from deidcli.version import __version__
 
 if sys.version_info >= (3, 11):
     import tomllib

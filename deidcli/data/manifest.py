@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deidcli import __version__
 from deidcli.crypto.keys import Keys
 from deidcli.crypto.sealing import manifest_mac
 from deidcli.data.order import split_of
@@ -21,6 +20,7 @@ from deidcli.data.sink import scratch, write_atomic
 from deidcli.data.source import Source
 from deidcli.data.sums import escape_sum_name
 from deidcli.errors import DeidError
+from deidcli.version import __version__
 from deidcli.weights.files import file_sha256
 
 STATUSES = ("ok", "fallback", "no_face", "failed", "skipped")

@@ -6,7 +6,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deidcli import __version__
 from deidcli.data.clearing import clear
 from deidcli.data.journal import Journal, new_secret, seeded_secret
 from deidcli.data.order import file_names
@@ -16,6 +15,7 @@ from deidcli.pipeline import notices, output
 from deidcli.pipeline.resume import Planned, check_same, run_keys
 from deidcli.pipeline.run import Run, RunKeys
 from deidcli.settings import RunSettings, published_print
+from deidcli.version import __version__
 from deidcli.weights.inventory import weights_in_use
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deidcli import __version__
 from deidcli.crypto.keys import Kdf, Keys, derive
 from deidcli.crypto.sealing import is_manifest_of
 from deidcli.data.finished_output import Picture, read_pictures
@@ -34,6 +33,7 @@ from deidcli.errors import DeidError
 from deidcli.methods import method_facts, method_weights
 from deidcli.restore.picture import NetworkRestorer, Restorer, SealRestorer
 from deidcli.restore.written import Restored, RestoredFiles
+from deidcli.version import __version__
 from deidcli.weights.files import file_sha256
 from deidcli.weights.own import own_weights
 

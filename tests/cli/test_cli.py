@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deidcli import __version__
+from deidcli.version import __version__
 from tests.conftest import Outcome, copy_people
 
 Deid = Callable[..., Outcome]

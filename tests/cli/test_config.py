@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from deidcli import __version__
 from deidcli.cli.config import merged, read_config
 from deidcli.errors import UsageError
 from deidcli.pipeline.anonymize import run_settings
 from deidcli.pipeline.options import Options
+from deidcli.version import __version__
 from tests.conftest import (
     Outcome,
     copy_people,

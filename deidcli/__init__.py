@@ -6,7 +6,7 @@ first asked for, so `import deidcli` takes milliseconds.
 
 from typing import TYPE_CHECKING
 
-from deidcli.version import __version__
+from deidcli.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from deidcli.api import anonymize, score
@@ -19,7 +19,6 @@ __all__ = [
     "Deidentifier",
     "Done",
     "ReplacedFace",
-    "__version__",
     "anonymize",
     "score",
 ]

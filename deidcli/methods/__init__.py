@@ -108,6 +108,11 @@ def method_warning(name: str, settings: Mapping[str, Any]) -> str | None:
     return method_facts(name).warning(settings_class(name)(**settings))
 
 
+def one_seed_a_person(name: str, settings: Mapping[str, Any]) -> bool:
+    """`Facts.per_person` from all of a method's settings, as RunSettings has them."""
+    return method_facts(name).per_person(settings_class(name)(**settings))
+
+
 def source_type(name: str, settings: Mapping[str, Any]) -> SourceType:
     """IPTC's word for a picture whose faces a method replaced: its `source_type`; without one, a
     method with weights of ours is a trained model, any other an algorithm.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deidcli.celeba import parse_attributes
 from deidcli.data.marks import SourceType
-from deidcli.faces.align import Image, Mask
+from deidcli.faces.align import Affine, Image, Mask, Points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +95,12 @@ class Facts:
         return None if attrs is None else parse_attributes(attrs)
 
     @classmethod
+    def per_person(cls, settings: Any) -> bool:
+        """Whether all pictures of a person get one seed, hence one new face. It can only be so
+        where the source says who is who and the picture shows one face."""
+        return False
+
+    @classmethod
     def warning(cls, settings: Any) -> str | None:
         """What must be known of these settings before publishing, one line."""
         return None
@@ -151,3 +157,70 @@ class OnPixels(Method):
 
         out = self.on_pixels(chips.permute(0, 2, 3, 1).cpu().numpy(), context)
         return torch.from_numpy(np.ascontiguousarray(out.transpose(0, 3, 1, 2))).to(chips.device)
+
+
+@dataclass(frozen=True)
+class FaceInFrame:
+    """A face in its frame, for a method that looks at more than a chip."""
+
+    frame: Image
+    """(H, W, 3) uint8 RGB: the whole original frame, read-only; one array for all its faces."""
+    landmarks: Points
+    """(5, 2) float64, frame pixels, in the order of `align.MEAN_FACE_5`."""
+    seed: int
+    """The face's own 64-bit number; the only source of randomness."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What replaces a face: a picture of any size, pasted by `align.paste`.
+
+    Raises:
+        ValueError: it could not be pasted, or pasting it would leave the face as it was.
+    """
+
+    pixels: Image
+    """(S, S, 3) uint8 RGB."""
+    affine: Affine
+    """(2, 3) float64, frame pixels -> patch pixels."""
+    mask: Mask
+    """(S, S) float32 in [0, 1]: the patch's weight at each pixel."""
+
+    def __post_init__(self) -> None:
+        side = len(self.pixels)
+        if self.pixels.shape != (side, side, 3) or self.pixels.dtype != np.uint8:
+            raise ValueError("a patch is (S, S, 3) uint8")
+        if self.mask.shape != (side, side) or self.mask.dtype != np.float32:
+            raise ValueError("the mask of a patch is (S, S) float32")
+        if not (self.mask.min() >= 0 and self.mask.max() <= 1):  # nan fails too
+            raise ValueError("the mask of a patch lies between 0 and 1")
+        # Where these are not so, OpenCV pastes nothing and raises nothing.
+        if self.affine.shape != (2, 3) or not np.isfinite(self.affine).all():
+            raise ValueError("the affine of a patch is six finite numbers")
+        if np.linalg.det(self.affine[:, :2]) == 0:
+            raise ValueError("the affine of a patch has no inverse")
+
+
+class InFrames(Method):
+    """The base of a method that looks at whole frames and makes a patch of its own for each face.
+
+    Its `chip` only says how a face is cut for `--output crops`.
+    """
+
+    mask: Mask = np.zeros((0, 0), np.float32)
+    """Of no use here: each patch has its own."""
+
+    @abstractmethod
+    def in_frames(self, faces: Sequence[FaceInFrame]) -> list[Patch | None]:
+        """A patch for each face, in their order; it depends on that face and its frame alone.
+
+        None: the face cannot be replaced, such as an extreme profile. Its whole head becomes black.
+        """
+
+    def __call__(self, chips: Tensor, context: Context) -> Tensor:
+        """Not there: a chip is not enough.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("this method looks at whole frames: call in_frames")

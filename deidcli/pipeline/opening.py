@@ -16,6 +16,7 @@ from deidcli.data.sink import Doubt, Result
 from deidcli.errors import DeidError, words
 from deidcli.faces.align import Image, chip_from_unit, unit_affine
 from deidcli.faces.detect import Detection, Face, faces_at, joined
+from deidcli.methods import one_seed_a_person
 from deidcli.pipeline.encoding import encoded
 from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import FaceAtWork, Stages, Work
@@ -99,14 +100,27 @@ def _cell(sample: Sample, column: str) -> Any:
 
 def _faces(found: Detection, sample: Sample, run: Run, stages: Stages) -> list[FaceAtWork]:
     size, padding = stages.method.chip.size, stages.method.chip.padding
+    of_person = _seed_of_person(found, sample, run)
     faces = []
     for index, face in enumerate(found.faces):
         unit = unit_affine(face.landmarks)
         affine = chip_from_unit(unit, size, padding)
-        seed = face_seed(run.seed, sample.key, index)
-        nonce = _nonce(seed, run, stages) if face.fitted else None
+        own = face_seed(run.seed, sample.key, index)
+        # Nonces are published, so they stay different where the seed tells a person.
+        nonce = _nonce(own, run, stages) if face.fitted else None
+        seed = own if of_person is None else of_person
         faces.append(FaceAtWork(face, unit, affine, seed, nonce=nonce))
     return faces
+
+
+def _seed_of_person(found: Detection, sample: Sample, run: Run) -> int | None:
+    """Return the seed that all pictures of the person share; None: each face has its own."""
+    settings = run.settings
+    if sample.identity is None or len(found.faces) != 1:
+        return None
+    if not one_seed_a_person(settings.method, settings.method_settings):
+        return None
+    return face_seed(run.seed, f"person\0{sample.identity}", 0)  # no path has a \0 in it
 
 
 def _nonce(seed: int, run: Run, stages: Stages) -> str | None:

@@ -49,8 +49,8 @@ class ReplacedFace:
     score: float
     """The detector's confidence; 1.0 for a box that the caller gave."""
     method: str
-    """What covers it: the method, or `blackout` where its face still matched or has no
-    landmarks."""
+    """What covers it: the method, or `blackout` where its face still matched, has no landmarks or
+    could not be replaced by the method."""
     gate_distance: float | None
     """dlib distance between what the method made and the original; None: not measured."""
 
@@ -60,8 +60,8 @@ class Done:
     """What was done to a picture."""
 
     status: Literal["ok", "fallback", "no_face"]
-    """ok: every face was replaced. fallback: one still matched its original and was blacked out.
-    no_face: none was found; see `on_no_face`."""
+    """ok: every face was replaced. fallback: one still matched its original, or the method could
+    not replace it, and was blacked out. no_face: none was found; see `on_no_face`."""
     faces: tuple[ReplacedFace, ...] = ()
     reason: str = ""
     """Where no face was found: what became of the picture."""

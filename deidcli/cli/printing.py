@@ -71,7 +71,7 @@ def end_with(report: dict[str, Any], error: DeidError | None, json: bool) -> Non
 
 _STATUS_MEANING = {
     "ok": "de-identified",
-    "fallback": "blacked out: the method's face still matched",
+    "fallback": "blacked out: the method's face still matched, or it made none",
     "no_face": "no face found",
     "failed": "could not be read or de-identified, withheld",
     "skipped": "not a picture, not copied",

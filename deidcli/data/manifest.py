@@ -112,11 +112,16 @@ def card(source: Source, record: dict[str, Any], shards: Sequence[str]) -> str:
     counts = record["counts"]
     gate = record["gate"]
     gate_text = (
-        f"faces whose dlib distance to their original was at most {gate} were blacked out "
-        f"({counts['fallback']} pictures)"
+        "faces that the method could not replace or whose dlib distance to their original was at "
+        f"most {gate} were blacked out ({counts['fallback']} pictures)"
         if gate is not None
         else "off"
     )
+    if gate is None and counts["fallback"]:
+        gate_text += (
+            "; faces that the method could not replace were blacked out "
+            f"({counts['fallback']} pictures)"
+        )
     kept = ", ".join(record["attributes"]) or "none"
     without = "copied as it is" if record["settings"]["on_no_face"] == "copy" else "blacked out"
     copied = (

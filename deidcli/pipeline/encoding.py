@@ -84,10 +84,10 @@ def _sealed_frame(work: Work, data: bytes, run: Run) -> tuple[SealedFace, ...]:
         return ()
     areas = []
     for face in work.faces:
-        # Nothing outside of these was written: the method's chip, and a black one; the box of a
-        # face without landmarks.
+        # Nothing outside of these was written: the method's chip or patch, and a black one; the
+        # box of a face without landmarks.
         black = chip_from_unit(face.unit, BLACK_SIZE, HEAD_PADDING)
-        area = [frame_box(black, BLACK_SIZE, work.frame.shape)]
+        area = [frame_box(black, BLACK_SIZE, work.frame.shape), *face.touched]
         if face.chip is not None:
             area.insert(0, frame_box(face.affine, len(face.chip), work.frame.shape))
         if not face.face.fitted:

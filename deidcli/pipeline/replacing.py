@@ -6,38 +6,85 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deidcli.crypto.keys import face_bits
-from deidcli.faces.align import Image, crop, paste, scale_of
-from deidcli.methods.base import Context, OnPixels
+from deidcli.faces.align import Image, crop, frame_box, paste, scale_of
+from deidcli.methods.base import Context, FaceInFrame, InFrames, OnPixels, Patch
 from deidcli.pipeline.gating import pass_gate
 from deidcli.pipeline.run import Run
 from deidcli.pipeline.stages import FaceAtWork, Stages, Work
 
+Pairs = list[tuple[Work, FaceAtWork]]
+
 
 def replace_faces(works: list[Work], run: Run, stages: Stages) -> None:
-    """Run method, paste and gate; frames change only after the method has returned all chips."""
+    """Run method, paste and gate; frames change only after the method has returned everything."""
     pairs = [(work, face) for work in works for face in work.fitted]
-    chips = [stages.cut(work.frame, face.unit) for work, face in pairs]
     if stages.gate is not None:
         for work, face in pairs:
             face.original = stages.gate.cut(work.frame, face.unit)
     for work in works:
         if run.settings.seal and work.original is None:  # on a retry the frame is already changed
             work.original = work.frame.copy()
-    faces = [face for _, face in pairs]
-    replaced = list(_apply(np.stack(chips), faces, run, stages)) if pairs else []
-    for (work, face), chip in zip(pairs, replaced, strict=True):
-        paste(work.frame, chip, face.affine, stages.method.mask)
-        face.chip, face.method = chip, run.settings.method
+    if isinstance(stages.method, InFrames):
+        replaced = _replace_in_frames(pairs, run, stages, stages.method)
+    else:
+        _replace_chips(pairs, run, stages)
+        replaced = pairs
     for work in works:
         for face in work.faces:
             if not face.face.fitted:
                 stages.cover(work.frame, face.face, face.unit)
                 face.method = "blackout"
-    if stages.gate is not None and pairs:
-        pass_gate(pairs, stages)
+    if stages.gate is not None and replaced:
+        pass_gate(replaced, stages)
     if run.settings.output == "crops":
         for work, face in pairs:
             face.chip = _published_chip(work.frame, face, stages)
+
+
+def _replace_in_frames(pairs: Pairs, run: Run, stages: Stages, method: InFrames) -> Pairs:
+    """Paste what the method makes of each face; return the faces that it could replace.
+
+    The others are blacked out, last, so that no patch lies on them.
+    """
+    made = list(zip(pairs, _patches(pairs, run, method), strict=True))
+    # From the smallest face to the largest, so that the nearer one lies on top; of equals the one
+    # that was found later.
+    for (work, face), patch in sorted(made, key=lambda one: -scale_of(one[0][1].unit)):
+        if patch is not None:
+            paste(work.frame, patch.pixels, patch.affine, patch.mask)
+            face.touched.append(frame_box(patch.affine, len(patch.pixels), work.frame.shape))
+            face.method = run.settings.method
+    for (work, face), patch in made:
+        if patch is None:
+            stages.black_out(work.frame, face.unit)
+            face.method, work.status = "blackout", "fallback"
+    return [pair for pair, patch in made if patch is not None]
+
+
+def _patches(pairs: Pairs, run: Run, method: InFrames) -> list[Patch | None]:
+    """Run faces through the method, batch by batch, and change no frame."""
+    views: dict[int, Image] = {}
+    for work, _ in pairs:
+        if id(work) not in views:
+            views[id(work)] = work.frame.view()
+            views[id(work)].setflags(write=False)
+    faces = [FaceInFrame(views[id(work)], face.face.landmarks, face.seed) for work, face in pairs]
+    patches: list[Patch | None] = []
+    for start in range(0, len(faces), run.batch_size):
+        batch = faces[start : start + run.batch_size]
+        patches += [patch for _, patch in zip(batch, method.in_frames(batch), strict=True)]
+    return patches
+
+
+def _replace_chips(pairs: Pairs, run: Run, stages: Stages) -> None:
+    """Cut each face's chip, run it through the method and paste it back."""
+    if not pairs:
+        return
+    chips = np.stack([stages.cut(work.frame, face.unit) for work, face in pairs])
+    replaced = _apply(chips, [face for _, face in pairs], run, stages)
+    for (work, face), chip in zip(pairs, replaced, strict=True):
+        paste(work.frame, chip, face.affine, stages.method.mask)
+        face.chip, face.method = chip, run.settings.method
 
 
 def _apply(chips: Image, faces: list[FaceAtWork], run: Run, stages: Stages) -> Image:
@@ -79,8 +126,11 @@ def _bits(faces: list[FaceAtWork], run: Run) -> NDArray[np.uint8] | None:
 def _published_chip(frame: Image, face: FaceAtWork, stages: Stages) -> Image:
     """Return the crop for `--output crops`: the method's chip, surrounded by the published frame.
 
-    If a method's `whole_chips` is set, its chips are publishable up to their edges.
+    If a method's `whole_chips` is set, its chips are publishable up to their edges. If it is an
+    InFrames, its patches are already in the frame, and nothing but the frame is cut.
     """
+    if isinstance(stages.method, InFrames):
+        return crop(frame, face.affine, stages.method.chip.size, extend=False)
     whole = stages.method.whole_chips
     if whole and face.chip is not None:
         # Only what surrounds the head would distinguish one black crop from another.

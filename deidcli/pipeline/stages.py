@@ -43,9 +43,13 @@ class FaceAtWork:
     """The chip that the gate compares, cropped before the method ran."""
     distance: float | None = None
     method: str = ""
-    """The method that replaced it; blackout if it has no landmarks, whatever the run's method."""
+    """The method that replaced it; blackout if it has no landmarks or the run's method could not
+    replace it."""
     nonce: str | None = None
     """If the method needs a password: the nonce from which the face's bits are derived."""
+    touched: list[tuple[int, int, int, int]] = field(default_factory=list)
+    """Of an InFrames method: the boxes (x0, y0, x1, y1) of frame pixels, upper bounds excluded,
+    outside of which its patches wrote nothing. On a retry there may be two."""
 
 
 @dataclass

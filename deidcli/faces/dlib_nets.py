@@ -111,11 +111,19 @@ class DlibRecognizer(nn.Module):
         Returns:
             (N, 128) float32, not normalized, like dlib's `compute_face_descriptor(chip)`.
         """
+        embeddings: Tensor = self.maps(chips)[-1].mean((2, 3)) @ self.projection
+        return embeddings
+
+    def maps(self, chips: Tensor) -> list[Tensor]:
+        """What each block makes of chips, see `forward`: (N, 32, 35, 35) to (N, 256, 2, 2)."""
         x = (chips * 255.0 - self.mean) / 256.0
         x = F.relu_(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        x = self.blocks(F.max_pool2d(x, 3, 2))  # (N, 256, 2, 2)
-        embeddings: Tensor = x.mean((2, 3)) @ self.projection
-        return embeddings
+        x = F.max_pool2d(x, 3, 2)
+        found = []
+        for block in self.blocks:
+            x = block(x)
+            found.append(x)
+        return found
 
 
 def load_recognizer(device: str | torch.device = "cpu") -> DlibRecognizer:

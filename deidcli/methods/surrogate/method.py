@@ -23,7 +23,7 @@ from deidcli.methods.base import Chip, FaceInFrame, InFrames, Patch
 from deidcli.methods.loading import load_part, ready
 from deidcli.methods.surrogate import laying
 from deidcli.methods.surrogate.describe import Describer
-from deidcli.methods.surrogate.description import Numbers, fields_of, passed_on
+from deidcli.methods.surrogate.description import Numbers, fields_of
 from deidcli.methods.surrogate.networks import Predictor, Reader, Segmenter
 from deidcli.methods.surrogate.search import Search
 from deidcli.methods.surrogate.segmentation import refined, to_input
@@ -124,23 +124,29 @@ class Surrogate(SurrogateFacts, InFrames):
     def drawn_for(self, old: _Seen, seed: int, side: int) -> Image:
         """Draw somebody who fits: twice, the second time against what the predictor had wrong;
         the better of both is taken."""
-        wanted = passed_on(old.numbers[None], self.fields)
-        person = self.search.nearest(wanted, self.search.candidates([seed]))
-        w = self.search.fit(wanted, person, person)
-        best, least = w, np.inf
-        for _ in range(DRAWINGS):
-            seen = self._see_drawn(self.draw(w, READ_SIDE))
+        search = self.search
+        wanted = search.wanted(old.numbers, old.descriptor)
+        person = search.nearest(wanted, search.candidates(seed))
+        w = search.fit(wanted, person, person)
+        best, picture, least = w, None, np.inf
+        for count in range(DRAWINGS):
+            drawn = self.draw(w, READ_SIDE)
+            seen = self._see_drawn(drawn)
             if seen is None:
                 break
-            error = self.search.error(wanted, seen.numbers)
-            if error < least:
-                best, least = w, error
-            w = self.search.fit(self.search.corrected(wanted, seen.numbers, w), w, person)
+            misfit = search.misfit(wanted, seen.numbers, seen.descriptor)
+            if misfit < least:
+                best, picture, least = w, drawn, misfit
+            if count + 1 < DRAWINGS:
+                aimed = search.corrected(wanted, w, seen.numbers, seen.descriptor)
+                w = search.fit(aimed, w, person)
+        if picture is not None and side == READ_SIDE:
+            return picture
         return self.draw(best, side)
 
     def draw(self, w: torch.Tensor, side: int) -> Image:
-        """(side, side, 3) uint8 RGB."""
-        picture = self.generator.draw(w, side)[0]
+        """The picture of w (512,): (side, side, 3) uint8 RGB."""
+        picture = self.generator.draw(w[None], side)[0]
         pixels = ((picture + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 

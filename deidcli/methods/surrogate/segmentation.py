@@ -50,7 +50,7 @@ def refined(shares: NDArray[np.float32], view: Image) -> NDArray[np.float32]:
     small = cv2.resize(view, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
     window = (2 * max(1, round(SIDE * REFINE_RADIUS)) + 1,) * 2
-    mean = _blurred(gray, window)
+    mean: NDArray[Any] = _blurred(gray, window)
     variance = _blurred(gray * gray, window) - mean * mean
     means = _blurred(shares, window)
     covariance = _blurred(shares * gray[:, :, None], window) - means * mean[:, :, None]

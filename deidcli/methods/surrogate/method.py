@@ -26,7 +26,7 @@ from deidcli.methods.surrogate.describe import Describer
 from deidcli.methods.surrogate.description import Numbers, fields_of
 from deidcli.methods.surrogate.networks import Predictor, Reader, Segmenter
 from deidcli.methods.surrogate.search import Search
-from deidcli.methods.surrogate.segmentation import refined, to_input
+from deidcli.methods.surrogate.segmentation import FACE, refined, to_input
 from deidcli.methods.surrogate.settings import WEIGHTS, SurrogateFacts, SurrogateSettings
 from deidcli.methods.surrogate.view import (
     inside,
@@ -163,8 +163,10 @@ class Surrogate(SurrogateFacts, InFrames):
         new = placed(drawn)
         parts = laying.Parts(view, refined(old.shares, view))
         drawn_parts = laying.Parts(new, refined(self.segment(new), new))
-        grain = np.random.Generator(np.random.Philox(key=face.seed ^ 0x9E3779B97F4A7C15))
-        noise = grain.standard_normal((size, size)).astype(np.float32)
+        grain = laying.grain_of(face.frame, affine, parts.of(FACE))
+        # Another stream than the one that draws the person.
+        source = np.random.Generator(np.random.Philox(key=[face.seed, 1]))
+        noise = source.standard_normal((size, size), dtype=np.float32)
         lay = getattr(laying, f"lay_{self.settings.region}")
-        pixels, mask = lay(parts, drawn_parts, inside(side, laying.FADE), noise)
+        pixels, mask = lay(parts, drawn_parts, inside(side, laying.FADE), grain, noise)
         return Patch(pixels, affine, mask)

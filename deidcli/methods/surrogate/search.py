@@ -21,10 +21,10 @@ TRUNCATION = 0.8
 """Of these people, see `Generator.w_of`."""
 STEPS = 3
 """Gauss-Newton steps of a fit."""
-APART = 0.78
+APART = 0.72
 """Distance of dlib's descriptors that the new face shall have from the old one at the least. People
 of one sex, age and skin tone are often nearer than the gate's 0.6; such a likeness is avoided."""
-APART_TOLERANCE = 0.03
+APART_TOLERANCE = 0.05
 """An error of that distance that does not matter."""
 STIFFNESS = 0.7
 """Weight of staying near the drawn person."""
@@ -32,7 +32,7 @@ DOUBT = 0.5
 """Share of the predictor's squared error that counts as doubt; half of it for yes-no answers."""
 CORRECTION_LIMIT = 3.0
 """Largest error of the predictor that is corrected, in deviations of `variance`."""
-REACH = 1.2
+REACH = 1.1
 """Largest distance from the mean w, in that of the generator's own draws."""
 MOST = 25.0
 """What one number, wholly missed, can count: one that nobody has must not decide alone."""

@@ -63,11 +63,13 @@ MEASURED: tuple[Field, ...] = (
     Field("hair_left", "hair", 0.08, step=0.2, low=0, high=1),
     Field("hair_right", "hair", 0.08, step=0.2, low=0, high=1),
     Field("hair_top", "hair", 0.05, step=0.12, low=0, high=1),
+    Field("head_left", "hair", 0.04, step=0.1, low=0, high=1),
+    Field("head_right", "hair", 0.04, step=0.1, low=0, high=1),
 )
 """Read off the dense landmarks (pose, expression, gaze in widths of an eye), off the lightness of
 the eyes' region against the skin's (dark glasses), by the reader (age in years), off the colors of
 cheeks and hair (L, a, b), and off the hair's outline (shares of hair beside the neck at the left
-and right of the picture, and above the eyes)."""
+and right of the picture, of hair above the eyes, and of hair and ears beside the face)."""
 
 ANSWERED: tuple[Field, ...] = (
     *(_yes_no(name, "expression", 0.7) for name in ("Smiling", "Mouth_Slightly_Open")),

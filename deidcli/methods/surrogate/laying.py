@@ -8,13 +8,13 @@ of the light that lies on the face, of how sharp and how grainy the picture is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deidcli.faces.align import Affine, Image, Mask, frame_box, scale_of
+from deidcli.faces.align import Image, Mask
+from deidcli.methods.surrogate.grain import Grain, as_sharp
 from deidcli.methods.surrogate.segmentation import CLOTHES, FACE, GROUND, HAIR, NECK, OCCLUDER
 
 Floats = NDArray[np.float32]
@@ -79,7 +79,7 @@ def lay_head(
     base = filled(old, new, gone)
     drawn = in_light(old, new)
     drawn = foreground(drawn, cover)
-    drawn = as_sharp(drawn, new, grain, noise)
+    drawn = as_sharp(drawn, new.of(FACE), grain, noise)
     share = cover[:, :, None]
     mixed = drawn * share + base * (1 - share)
     around = cv2.GaussianBlur(gone, (0, 0), side * MARGIN / 2)
@@ -97,7 +97,7 @@ def lay_face(
         skin, new_share(old, new, inside, new.of(HAIR)) * (1 - old.of(HAIR, CLOTHES, GROUND))
     )
     cover = cv2.GaussianBlur(cover, (0, 0), side * MARGIN / 2) * (1 - occluder(old))
-    drawn = as_sharp(in_light(old, new), new, grain, noise)
+    drawn = as_sharp(in_light(old, new), new.of(FACE), grain, noise)
     mask = np.asarray(np.maximum(cover, skin * (1 - occluder(old))), np.float32)
     return np.asarray(np.clip(np.rint(drawn), 0, 255), np.uint8), mask
 
@@ -108,7 +108,7 @@ def lay_picture(
     """Lay the whole drawn picture over the old one, with its own ground. See `lay_head`."""
     gone = _opened(old.of(HAIR, FACE), len(old.picture))
     base = filled(old, new, gone)
-    drawn = as_sharp(in_light(old, new), new, grain, noise)
+    drawn = as_sharp(in_light(old, new), new.of(FACE), grain, noise)
     share = inside[:, :, None]
     mixed = drawn * share + base * (1 - share)
     around = cv2.GaussianBlur(gone, (0, 0), len(gone) * MARGIN / 2)
@@ -136,13 +136,13 @@ def _opened(share: Floats, side: int) -> Floats:
 
 def occluder(old: Parts) -> Floats:
     """(S, S) what lies before the old head and stays: 1 where that is sure."""
-    sure = np.clip((old.of(OCCLUDER) - 0.6) / 0.3, 0, 1)
+    sure = np.clip((old.of(OCCLUDER) - 0.75) / 0.2, 0, 1)
     return np.asarray(sure, np.float32)
 
 
 def new_share(old: Parts, new: Parts, inside: Mask, edge: Floats) -> Floats:
     """(S, S) the share of the drawn picture: its head, and its neck where the old one has skin."""
-    head = np.clip((np.maximum(new.of(HAIR, FACE), edge) - 0.15) / 0.7, 0, 1)
+    head = np.clip((np.maximum(new.of(HAIR, FACE), edge) - 0.2) / 0.5, 0, 1)
     room = cv2.GaussianBlur(old.of(HAIR, FACE, NECK), (0, 0), len(inside) * 0.008)
     neck = new.of(NECK) * np.clip(2 * room - 0.5, 0, 1)
     return np.asarray(np.clip(head + neck, 0, 1) * inside, np.float32)
@@ -280,84 +280,3 @@ def foreground(drawn: Floats, share: Floats) -> Floats:
     spread = continued(drawn, inner)
     edge = np.clip(1 - inner, 0, 1)[:, :, None]
     return np.asarray(drawn * (1 - edge) + (0.3 * drawn + 0.7 * spread) * edge, np.float32)
-
-
-SIGMAS = (0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4)
-AMOUNTS = (2.5, 1.8, 1.3, 0.9, 0.6, 0.3)
-
-
-@dataclass(frozen=True)
-class Grain:
-    """How sharp and how noisy a face is in its own frame."""
-
-    scale: float
-    """Pixels of the view per pixel of the frame."""
-    sharpness: float
-    """Variance of the Laplacian of the gray face, levels of 255 squared."""
-    noise: float
-    """Deviation of the noise, levels of 255."""
-
-
-def grain_of(frame: Image, affine: Affine, share: Floats) -> Grain:
-    """Read the grain of a face.
-
-    Args:
-        affine: (2, 3), frame pixels to view pixels. share: (S, S) where the face is in the view.
-    """
-    x0, y0, x1, y1 = frame_box(affine, len(share), frame.shape)
-    moved = affine.copy()
-    moved[:, 2] += affine[:, :2] @ np.array([x0, y0], np.float64)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    inside = cv2.warpAffine(share, moved, (x1 - x0, y1 - y0), flags=flags)
-    gray = cv2.cvtColor(frame[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return Grain(scale_of(affine), _sharpness(gray, inside), noise_of(gray))
-
-
-def as_sharp(drawn: Floats, new: Parts, grain: Grain, noise: Floats) -> Floats:
-    """The drawn picture as sharp and as grainy as the old face is in its frame.
-
-    Whatever is found at the frame's scale is applied at the view's.
-
-    Args:
-        noise: (S, S) of deviation 1.
-    """
-    side = max(16, round(len(drawn) / grain.scale))
-    gray = cv2.resize(drawn.mean(2), (side, side), interpolation=cv2.INTER_LINEAR)
-    inside = cv2.resize(new.of(FACE), (side, side), interpolation=cv2.INTER_LINEAR)
-    # Noise of this deviation adds 20 times its square to the variance of the Laplacian.
-    wanted = max(1.0, grain.sharpness - 20 * grain.noise**2)
-    steps = (*(-amount for amount in AMOUNTS), 0.0, *SIGMAS)
-    reached = [_sharpness(_filtered(gray, step), inside) for step in steps]
-    best = steps[int(np.argmin([abs(np.log((value + 1) / wanted)) for value in reached]))]
-    filtered = _filtered(drawn, best, grain.scale)
-    grown = cv2.resize(noise[:side, :side], (len(drawn),) * 2, interpolation=cv2.INTER_CUBIC)
-    return np.asarray(filtered + grain.noise * grown[:, :, None], np.float32)
-
-
-def _filtered(picture: Floats, step: float, scale: float = 1.0) -> Floats:
-    """Blurred by a sigma of `step` times `scale` px; below 0 sharpened by so much."""
-    if step == 0:
-        return picture
-    if step > 0:
-        return np.asarray(cv2.GaussianBlur(picture, (0, 0), step * scale), np.float32)
-    blurred = cv2.GaussianBlur(picture, (0, 0), 1.0 * scale)
-    return np.asarray(picture - step * (picture - blurred), np.float32)
-
-
-def _sharpness(gray: NDArray[Any], share: NDArray[Any]) -> float:
-    """The variance of the Laplacian of a gray picture within a part."""
-    weight = share > 0.9
-    if weight.sum() < 50:
-        return 0.0
-    return float(cv2.Laplacian(gray, cv2.CV_32F)[weight].var())
-
-
-def noise_of(gray: Floats) -> float:
-    """The deviation of the noise, in levels of 255.
-
-    Source: Immerkaer 1996, "Fast Noise Variance Estimation", eq. 5; the median in place of the
-    mean, so that edges count less.
-    """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    seen = np.abs(cv2.filter2D(gray, cv2.CV_32F, kernel))
-    return float(np.median(seen) / 0.6745 / 6)

@@ -17,7 +17,7 @@ from deidcli.methods.surrogate.networks import DESCRIPTOR, Predictor
 
 CANDIDATES = 768
 """People whom a face's own number draws; the one who fits best is taken."""
-TRUNCATION = 0.8
+TRUNCATION = 0.75
 """Of these people, see `Generator.w_of`."""
 STEPS = 3
 """Gauss-Newton steps of a fit."""
@@ -32,7 +32,7 @@ DOUBT = 0.5
 """Share of the predictor's squared error that counts as doubt; half of it for yes-no answers."""
 CORRECTION_LIMIT = 3.0
 """Largest error of the predictor that is corrected, in deviations of `variance`."""
-REACH = 1.1
+REACH = 1.05
 """Largest distance from the mean w, in that of the generator's own draws."""
 MOST = 25.0
 """What one number, wholly missed, can count: one that nobody has must not decide alone."""
@@ -77,10 +77,11 @@ class Search:
         return self.generator.w_of(torch.from_numpy(z), TRUNCATION).cpu()
 
     @torch.no_grad()
-    def nearest(self, wanted: Wanted, people: Tensor) -> Tensor:
-        """(512,): of candidates (C, 512) the one who fits best."""
-        said = self.predictor(self.predictor.normal(people))
-        return people[self._misfit(wanted, said).argmin()]
+    def people(self, wanted: Wanted, seed: int, count: int) -> Tensor:
+        """(count, 512): of a seed's candidates those who fit best, the best first."""
+        candidates = self.candidates(seed)
+        said = self.predictor(self.predictor.normal(candidates))
+        return candidates[self._misfit(wanted, said).argsort()[:count]]
 
     @torch.no_grad()
     def fit(self, wanted: Wanted, start: Tensor, person: Tensor) -> Tensor:

@@ -35,9 +35,9 @@ class Field:
 
 YES_NO = -1.0
 """Marks a field that is a log-odds of the attribute reader: four levels are passed on."""
-LEVELS = (1.5, 3.5)
+LEVELS = (1.5, 5.0)
 """The log-odds that are passed on, with their sign: of a doubtful answer and of a sure one."""
-SURE = 1.0
+SURE = 1.5
 """Log-odds from which an answer counts as sure."""
 
 
@@ -73,7 +73,7 @@ and right of the picture, of hair above the eyes, and of hair and ears beside th
 
 ANSWERED: tuple[Field, ...] = (
     *(_yes_no(name, "expression", 0.7) for name in ("Smiling", "Mouth_Slightly_Open")),
-    _yes_no("Male", "sex", 0.6),
+    _yes_no("Male", "sex", 0.5),
     _yes_no("Young", "age"),
     _yes_no("Eyeglasses", "glasses", 0.5),
     *(_yes_no(name, "beard") for name in ("No_Beard", "Mustache", "Goatee")),

@@ -46,7 +46,7 @@ LARGEST_YAW = 60.0
 """Degrees; beyond, the far half of the face is a guess."""
 PEOPLE = 3
 """People who are tried at the most."""
-GOOD = 16.0
+GOOD = 36.0
 """Misfit up to which no other is tried, see `Search.misfit`."""
 DRAWN_LANDMARKS = np.array(
     [[163.0, 121.5], [139.0, 123.0], [93.0, 121.5], [117.0, 123.0], [128.0, 157.0]]

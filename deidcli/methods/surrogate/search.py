@@ -21,11 +21,16 @@ TRUNCATION = 0.75
 """Of these people, see `Generator.w_of`."""
 STEPS = 3
 """Gauss-Newton steps of a fit."""
-APART = 0.72
+APART = 0.71
 """Distance of dlib's descriptors that the new face shall have from the old one at the least. People
 of one sex, age and skin tone are often nearer than the gate's 0.6; such a likeness is avoided."""
 APART_TOLERANCE = 0.05
 """An error of that distance that does not matter."""
+ALIKE = 0.64
+"""Distance under which somebody is taken only if all others are nearer still: the gate's, and
+something for what the picture around adds."""
+ALIKE_COUNTS = 100.0
+"""What such a likeness counts."""
 STIFFNESS = 0.7
 """Weight of staying near the drawn person."""
 DOUBT = 0.5
@@ -136,7 +141,8 @@ class Search:
         """(...,) the robust sum of squared errors of normal numbers (..., D + 128)."""
         missed = (self._aim(wanted, said) - said[..., self.columns]) ** 2 / self.variance
         near = (wanted.apart - self._apart(wanted, said)[0]).clamp(min=0) / APART_TOLERANCE
-        return (missed / (1 + missed / MOST)).sum(-1) + near**2
+        alike = self._apart(wanted, said)[0] < ALIKE
+        return (missed / (1 + missed / MOST)).sum(-1) + near**2 + ALIKE_COUNTS * alike
 
     def _apart(self, wanted: Wanted, said: Tensor) -> tuple[Tensor, Tensor]:
         """(...,) distance of the descriptor from the avoided one; and (..., 128) its slope by the

@@ -125,10 +125,13 @@ def test_both_eyes_count(eye: tuple[int, int]) -> None:
     assert moved_y - y == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.parametrize("angle,scale", [(25.0, 1.0), (-40.0, 1.0), (0.0, 0.6), (0.0, 1.7)])
+@pytest.mark.parametrize(
+    "angle,scale", [(65.0, 1.0), (-90.0, 1.0), (180.0, 1.0), (0.0, 0.6), (0.0, 1.7)]
+)
 def test_turn_and_size_change_nothing(angle: float, scale: float) -> None:
-    frame = portrait(13)
-    mesh = mesh_of(frame)
+    mesh = mesh_of(portrait(2))
+    frame = with_shifted_irises(portrait(2), mesh, 0.08, 0.0)
+    assert gaze(frame, mesh)[0] > 0.12
     middle = (SIDE - 1) / 2
     affine = cv2.getRotationMatrix2D((middle, middle), angle, scale)
     size = (SIDE, SIDE)

@@ -394,7 +394,7 @@ def test_colors_resolution_and_noise_are_varied() -> None:
     assert any(bool((one[:4] > 0.01).all() and (one[4:] == 0).all()) for one in changed)
 
 
-def test_pictures_are_scaled_as_the_method_scales_views() -> None:
+def test_pictures_are_scaled_as_the_method_scales_views(monkeypatch: pytest.MonkeyPatch) -> None:
     view = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
     wanted = to_input([view])
     seen: list[Tensor] = []
@@ -408,6 +408,12 @@ def test_pictures_are_scaled_as_the_method_scales_views() -> None:
     maps = bank.Maps(pictures, torch.zeros(1, 192, 192, dtype=torch.uint8))
     train.segmenter_loss(Spy(), maps, "cpu")
     assert torch.allclose(seen[0], wanted, atol=1e-5)
+    for name in ("covered", "moved"):
+        monkeypatch.setattr(augmentation, name, lambda x, y, *_: (x, y))
+    for name in ("_recolored", "_blurred", "_noisy"):
+        monkeypatch.setattr(augmentation, name, lambda x, _: x)
+    x, _ = augmentation.varied(pictures, maps.labels, pictures, 0, source())
+    assert torch.allclose(x, wanted, atol=1e-5)
 
 
 # --- Losses
@@ -548,19 +554,23 @@ def test_every_term_changes_a_step(
 
 def test_no_step_sees_who_is_held_out(tmp_path: Path) -> None:
     """Other pictures and labels of people who are held out give the same weights."""
-    few = replace(QUICK, reader_epochs=1, segmenter_steps=2, predictor_epochs=1)
+    few = replace(QUICK, reader_epochs=1, segmenter_steps=1, segmenter_batch=64, predictor_epochs=1)
     seen, faces, maps = seen_of(60), bank_of(60), maps_of()
     nets = []
     for name in ("plain", "spoiled"):
         run = run_of(tmp_path / name, few)
         nets.append(train.train_reader(seen, faces, run)[0].state_dict())
         nets.append(train.train_segmenter(maps, run)[0].state_dict())
+        torch.manual_seed(0)
+        predictor = train.train_predictor(faces, Reader(), run)[0]
+        nets.append(dict(predictor.named_parameters()) | {"center": predictor.center})
+        faces.measured[bank.held_out(60)] = 9
         seen.features[seen.out] = 1
         seen.labels[seen.out, SMILING] = 1
         seen.ages[seen.out] = 80
         apart = torch.from_numpy(bank.held_out(len(maps.labels)))
         maps.labels[apart] = GROUND
-    for before, after in ((nets[0], nets[2]), (nets[1], nets[3])):
+    for before, after in zip(nets[:3], nets[3:], strict=True):
         assert all(torch.equal(before[key], after[key]) for key in before)
 
 

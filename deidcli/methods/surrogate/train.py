@@ -275,15 +275,15 @@ def train_predictor(bank: Bank, reader: Reader, run: Run) -> tuple[Predictor, di
     net = Predictor()
     w = torch.from_numpy(bank.w)
     numbers = torch.from_numpy(bank.numbers(reader, device))
+    apart = torch.from_numpy(held_out(len(w)))
+    known = (~apart).nonzero()[:, 0]
     net.w_mean.copy_(w.mean(0))
     net.w_deviation.copy_(w.std(0))
-    net.center.copy_(numbers.mean(0))
-    net.deviation.copy_(numbers.std(0) + 1e-6)
+    net.center.copy_(numbers[known].mean(0))
+    net.deviation.copy_(numbers[known].std(0) + 1e-6)
     inputs = net.normal(w)
     net.covariance.copy_(torch.cov(inputs.T))
     wanted = ((numbers - net.center) / net.deviation).clamp(-FARTHEST, FARTHEST)
-    apart = torch.from_numpy(held_out(len(w)))
-    known = (~apart).nonzero()[:, 0]
     net.to(device)
     optimizer = torch.optim.AdamW(
         net.parameters(), recipe.predictor_rate, weight_decay=recipe.predictor_decay

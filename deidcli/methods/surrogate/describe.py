@@ -16,7 +16,7 @@ from deidcli.faces.iris import gaze
 from deidcli.faces.mesh import Mesh
 from deidcli.methods.surrogate.description import MEASURED, NAMES, Numbers
 from deidcli.methods.surrogate.networks import AGE_CENTER, AGE_SCALE, Reader, pooled
-from deidcli.methods.surrogate.segmentation import HAIR
+from deidcli.methods.surrogate.segmentation import FACE, HAIR
 
 AGE = [field.name for field in MEASURED].index("age")
 """Place of the age, which is not measured here, among MEASURED."""
@@ -45,7 +45,7 @@ def measured(picture: Image, mesh: Mesh, view: Image, shares: NDArray[np.float32
         shares: (192, 192, 6) of the view.
 
     Returns:
-        (16,) float32, in the order of MEASURED.
+        (18,) float32, in the order of MEASURED.
     """
     pose, looks = mesh.pose, gaze(picture, mesh)
     eyes = float(np.hypot(*(mesh.eyes[1] - mesh.eyes[0])))
@@ -97,8 +97,9 @@ def _median(picture: Image, mesh: Mesh, places: Sequence[Sequence[int]]) -> NDAr
 def hair(
     view: Image, shares: NDArray[np.float32], skin: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(6,) the hair's mean L, a, b (the skin's where there is hardly any), and how much there is
-    of it beside the neck, left and right, and above the eyes."""
+    """(8,) the hair's median L, a, b (the skin's where there is hardly any), how much there is
+    of it beside the neck, left and right, and above the eyes, and how much head beside the face,
+    left and right."""
     side = len(shares)
     small = cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA)
     low = side // 6  # the drawn picture is the view's middle two thirds
@@ -109,7 +110,11 @@ def hair(
     bottom, third = round(0.72 * size), round(0.3 * size)
     left, right = share[bottom:, :third].mean(), share[bottom:, -third:].mean()
     top = share[: round(0.45 * size)].mean()
-    return np.array([*color, left, right, top], np.float32)
+    head = shares[low : side - low, low : side - low, [HAIR, FACE]].sum(2)
+    beside = head[round(0.33 * size) : round(0.66 * size)]
+    beside_left, beside_right = beside[:, :third].mean(), beside[:, -third:].mean()
+    numbers = [*color, left, right, top, beside_left, beside_right]
+    return np.array(numbers, np.float32)
 
 
 def _lab(pixels: Image) -> NDArray[np.float32]:

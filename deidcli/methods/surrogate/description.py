@@ -48,12 +48,12 @@ def _yes_no(name: str, part: str, tolerance: float = 1.0) -> Field:
 MEASURED: tuple[Field, ...] = (
     Field("yaw", "pose", 2.5, low=-45, high=45),
     Field("pitch", "pose", 2.5, low=-25, high=25),
-    Field("mouth_open", "expression", 0.03, low=0, high=0.6),
+    Field("mouth_open", "expression", 0.02, low=0, high=0.6),
     Field("eyes_open", "expression", 0.03, low=0.05, high=0.5),
-    Field("gaze_x", "gaze", 0.02, low=-0.25, high=0.25),
-    Field("gaze_y", "gaze", 0.03, low=-0.2, high=0.2),
-    Field("eye_shade", "glasses", 6.0, step=12.0, low=-48, high=24),
-    Field("age", "age", 4.0, step=6.0, low=1, high=80),
+    Field("gaze_x", "gaze", 0.01, low=-0.25, high=0.25),
+    Field("gaze_y", "gaze", 0.02, low=-0.2, high=0.2),
+    Field("eye_shade", "glasses", 7.0, step=24.0, low=-48, high=0),
+    Field("age", "age", 3.0, step=4.0, low=1, high=80),
     Field("skin_l", "skin", 3.0, step=6.0, low=20, high=90),
     Field("skin_a", "skin", 2.0, step=4.0, low=0, high=30),
     Field("skin_b", "skin", 2.0, step=4.0, low=-5, high=35),
@@ -63,14 +63,16 @@ MEASURED: tuple[Field, ...] = (
     Field("hair_left", "hair", 0.08, step=0.2, low=0, high=1),
     Field("hair_right", "hair", 0.08, step=0.2, low=0, high=1),
     Field("hair_top", "hair", 0.05, step=0.12, low=0, high=1),
+    Field("head_left", "hair", 0.04, step=0.1, low=0, high=1),
+    Field("head_right", "hair", 0.04, step=0.1, low=0, high=1),
 )
 """Read off the dense landmarks (pose, expression, gaze in widths of an eye), off the lightness of
 the eyes' region against the skin's (dark glasses), by the reader (age in years), off the colors of
 cheeks and hair (L, a, b), and off the hair's outline (shares of hair beside the neck at the left
-and right of the picture, and above the eyes)."""
+and right of the picture, of hair above the eyes, and of hair and ears beside the face)."""
 
 ANSWERED: tuple[Field, ...] = (
-    *(_yes_no(name, "expression") for name in ("Smiling", "Mouth_Slightly_Open")),
+    *(_yes_no(name, "expression", 0.7) for name in ("Smiling", "Mouth_Slightly_Open")),
     _yes_no("Male", "sex", 0.6),
     _yes_no("Young", "age"),
     _yes_no("Eyeglasses", "glasses", 0.5),

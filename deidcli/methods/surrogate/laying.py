@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deidcli.faces.align import Image, Mask
+from deidcli.methods.surrogate.grain import Grain, as_sharp
 from deidcli.methods.surrogate.segmentation import CLOTHES, FACE, GROUND, HAIR, NECK, OCCLUDER
 
 Floats = NDArray[np.float32]
@@ -54,14 +55,14 @@ class Parts:
 
 
 def lay_head(
-    old: Parts, new: Parts, inside: Mask, grain: NDArray[np.float32]
+    old: Parts, new: Parts, inside: Mask, grain: Grain, noise: Floats
 ) -> tuple[Image, Mask]:
     """Lay the drawn head over the old one; what of the old head is not covered is filled in.
 
     Args:
         old: the picture as it is. new: the drawn one, in its place in the view.
         inside: (S, S) 1 within the drawn picture, fading to 0 at its edge.
-        grain: (S, S) noise of deviation 1.
+        grain: of the old face. noise: (S, S) of deviation 1.
 
     Returns:
         (S, S, 3) uint8, and (S, S) the share of it that is to be published at each pixel: 1 on
@@ -78,7 +79,7 @@ def lay_head(
     base = filled(old, new, gone)
     drawn = in_light(old, new)
     drawn = foreground(drawn, cover)
-    drawn = as_sharp(drawn, old, new, grain)
+    drawn = as_sharp(drawn, new.of(FACE), grain, noise)
     share = cover[:, :, None]
     mixed = drawn * share + base * (1 - share)
     around = cv2.GaussianBlur(gone, (0, 0), side * MARGIN / 2)
@@ -86,7 +87,9 @@ def lay_head(
     return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8), np.asarray(mask, np.float32)
 
 
-def lay_face(old: Parts, new: Parts, inside: Mask, grain: Floats) -> tuple[Image, Mask]:
+def lay_face(
+    old: Parts, new: Parts, inside: Mask, grain: Grain, noise: Floats
+) -> tuple[Image, Mask]:
     """Lay the drawn face alone over the old one; hair, ears and neck stay. See `lay_head`."""
     side = len(old.picture)
     skin = cv2.dilate((old.of(FACE) > 0.5).astype(np.float32), _disk(side * MARGIN / 2))
@@ -94,16 +97,18 @@ def lay_face(old: Parts, new: Parts, inside: Mask, grain: Floats) -> tuple[Image
         skin, new_share(old, new, inside, new.of(HAIR)) * (1 - old.of(HAIR, CLOTHES, GROUND))
     )
     cover = cv2.GaussianBlur(cover, (0, 0), side * MARGIN / 2) * (1 - occluder(old))
-    drawn = as_sharp(in_light(old, new), old, new, grain)
+    drawn = as_sharp(in_light(old, new), new.of(FACE), grain, noise)
     mask = np.asarray(np.maximum(cover, skin * (1 - occluder(old))), np.float32)
     return np.asarray(np.clip(np.rint(drawn), 0, 255), np.uint8), mask
 
 
-def lay_picture(old: Parts, new: Parts, inside: Mask, grain: Floats) -> tuple[Image, Mask]:
+def lay_picture(
+    old: Parts, new: Parts, inside: Mask, grain: Grain, noise: Floats
+) -> tuple[Image, Mask]:
     """Lay the whole drawn picture over the old one, with its own ground. See `lay_head`."""
     gone = _opened(old.of(HAIR, FACE), len(old.picture))
     base = filled(old, new, gone)
-    drawn = as_sharp(in_light(old, new), old, new, grain)
+    drawn = as_sharp(in_light(old, new), new.of(FACE), grain, noise)
     share = inside[:, :, None]
     mixed = drawn * share + base * (1 - share)
     around = cv2.GaussianBlur(gone, (0, 0), len(gone) * MARGIN / 2)
@@ -131,13 +136,13 @@ def _opened(share: Floats, side: int) -> Floats:
 
 def occluder(old: Parts) -> Floats:
     """(S, S) what lies before the old head and stays: 1 where that is sure."""
-    sure = np.clip((old.of(OCCLUDER) - 0.6) / 0.3, 0, 1)
+    sure = np.clip((old.of(OCCLUDER) - 0.75) / 0.2, 0, 1)
     return np.asarray(sure, np.float32)
 
 
 def new_share(old: Parts, new: Parts, inside: Mask, edge: Floats) -> Floats:
     """(S, S) the share of the drawn picture: its head, and its neck where the old one has skin."""
-    head = np.clip((np.maximum(new.of(HAIR, FACE), edge) - 0.15) / 0.7, 0, 1)
+    head = np.clip((np.maximum(new.of(HAIR, FACE), edge) - 0.2) / 0.5, 0, 1)
     room = cv2.GaussianBlur(old.of(HAIR, FACE, NECK), (0, 0), len(inside) * 0.008)
     neck = new.of(NECK) * np.clip(2 * room - 0.5, 0, 1)
     return np.asarray(np.clip(head + neck, 0, 1) * inside, np.float32)
@@ -275,53 +280,3 @@ def foreground(drawn: Floats, share: Floats) -> Floats:
     spread = continued(drawn, inner)
     edge = np.clip(1 - inner, 0, 1)[:, :, None]
     return np.asarray(drawn * (1 - edge) + (0.3 * drawn + 0.7 * spread) * edge, np.float32)
-
-
-SIGMAS = (0.0, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.3, 4.0)
-AMOUNTS = (0.0, 0.3, 0.6, 1.0, 1.5)
-
-
-def as_sharp(drawn: Floats, old: Parts, new: Parts, grain: Floats) -> Floats:
-    """The drawn picture as sharp and as grainy as the old one is in its face."""
-    noise = noise_of(old.picture)
-    wanted = _sharpness(old.picture.astype(np.float32), old.of(FACE))
-    wanted = max(0.0, wanted - 20 * noise**2)
-    best = None
-    for step in (*(-a for a in reversed(AMOUNTS[1:])), *SIGMAS):
-        tried = _filtered(drawn, step)
-        error = abs(np.log((_sharpness(tried, new.of(FACE)) + 1) / (wanted + 1)))
-        if best is None or error < best[0]:
-            best = (error, tried)
-    assert best is not None
-    return np.asarray(best[1] + noise * grain[:, :, None], np.float32)
-
-
-def _filtered(picture: Floats, step: float) -> Floats:
-    """Blurred by a sigma of `step` px; below 0 sharpened."""
-    if step == 0:
-        return picture
-    if step > 0:
-        return np.asarray(cv2.GaussianBlur(picture, (0, 0), step), np.float32)
-    return np.asarray(
-        picture - step * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2)), np.float32
-    )
-
-
-def _sharpness(picture: Floats, share: Floats) -> float:
-    """The variance of the Laplacian of the gray picture within a part."""
-    weight = share > 0.9
-    if weight.sum() < 100:
-        return 0.0
-    laplacian = cv2.Laplacian(picture.mean(2), cv2.CV_32F)
-    return float(laplacian[weight].var())
-
-
-def noise_of(picture: Image) -> float:
-    """The deviation of the noise, in levels of 255.
-
-    Source: Immerkaer 1996, "Fast Noise Variance Estimation", eq. 5; the median in place of the
-    mean, so that edges count less.
-    """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    seen = np.abs(cv2.filter2D(picture.astype(np.float32).mean(2), cv2.CV_32F, kernel))
-    return float(np.median(seen) / 0.6745 / 6)

@@ -98,8 +98,13 @@ class Reader(nn.Module):
         return cast(Tensor, self.second(x))
 
 
+DESCRIPTOR = 128
+"""Numbers of dlib's descriptor."""
+
+
 class Predictor(nn.Module):
-    """What the picture of a w would be described as: normal w (N, 512) -> (N, D) normal numbers.
+    """What the picture of a w would be described as: normal w (N, 512) -> (N, D + 128) normal
+    numbers, those of NAMES and then dlib's descriptor.
 
     *Normal*: less the mean and divided by the deviation over the generator's own draws.
     """
@@ -115,7 +120,7 @@ class Predictor(nn.Module):
 
     def __init__(self, hidden: int = 768) -> None:
         super().__init__()
-        count = len(NAMES)
+        count = len(NAMES) + DESCRIPTOR
         self.linear = nn.Linear(WIDTH, count)
         self.first, self.second = nn.Linear(WIDTH, hidden), nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, count)
@@ -133,17 +138,15 @@ class Predictor(nn.Module):
         h = functional.dropout(h + functional.silu(self.second(h)), drop, self.training)
         return cast(Tensor, self.linear(w) + self.last(h))
 
-    def jacobian(self, w: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """The slopes (N, F, 512) and values (N, F) of some numbers at normal w (N, 512)."""
+    def jacobian(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The slopes (D + 128, 512) and values (D + 128,) at a normal w (512,)."""
         a = self.first(w)
         h = functional.silu(a)
         b = self.second(h)
-        top = h + functional.silu(b)
-        values = self.linear(w) + self.last(top)
-        rows = self.last.weight[columns]  # (F, H)
-        inner = (rows * _silu_slope(b)[:, None]) @ self.second.weight + rows  # (N, F, H)
-        slope = (inner * _silu_slope(a)[:, None]) @ self.first.weight
-        return slope + self.linear.weight[columns], values[:, columns]
+        values = self.linear(w) + self.last(h + functional.silu(b))
+        inner = (self.last.weight * _silu_slope(b)) @ self.second.weight + self.last.weight
+        slope = (inner * _silu_slope(a)) @ self.first.weight
+        return slope + self.linear.weight, values
 
     def normal(self, w: Tensor) -> Tensor:
         return (w - self.w_mean) / self.w_deviation
@@ -152,8 +155,8 @@ class Predictor(nn.Module):
         return w * self.w_deviation + self.w_mean
 
     def distance(self, w: Tensor) -> Tensor:
-        """(N,) the Mahalanobis distance of normal w from the mean."""
-        return ((w @ self.precision) * w).sum(1).clamp(min=1e-6).sqrt()
+        """(...,) the Mahalanobis distance of normal w (..., 512) from the mean."""
+        return ((w @ self.precision) * w).sum(-1).clamp(min=1e-6).sqrt()
 
     def prepare(self) -> None:
         """Derive `precision` and `usual` from `covariance`; call after loading."""

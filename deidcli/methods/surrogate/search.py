@@ -3,65 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deidcli.generator.model import Generator
 from deidcli.generator.networks import WIDTH
-from deidcli.methods.surrogate.description import YES_NO, Field, Numbers, columns_of
-from deidcli.methods.surrogate.networks import Predictor
+from deidcli.methods.surrogate.description import YES_NO, Field, Numbers, columns_of, passed_on
+from deidcli.methods.surrogate.networks import DESCRIPTOR, Predictor
 
 CANDIDATES = 768
 """People whom a face's own number draws; the one who fits best is taken."""
-TRUNCATION = 0.8
+TRUNCATION = 0.75
+"""Of these people, see `Generator.w_of`."""
 STEPS = 3
 """Gauss-Newton steps of a fit."""
-CORRECTION_LIMIT = 3.0
-"""Largest error of the predictor that is corrected, in deviations of `variance`."""
-DOUBT = 0.5
-"""Share of the predictor's squared error that counts as doubt."""
+APART = 0.72
+"""Distance of dlib's descriptors that the new face shall have from the old one at the least. People
+of one sex, age and skin tone are often nearer than the gate's 0.6; such a likeness is avoided."""
+APART_TOLERANCE = 0.05
+"""An error of that distance that does not matter."""
 STIFFNESS = 0.7
 """Weight of staying near the drawn person."""
-REACH = 1.2
-"""Largest distance from the mean w, in that of the generator's own draws (their median)."""
+DOUBT = 0.5
+"""Share of the predictor's squared error that counts as doubt; half of it for yes-no answers."""
+CORRECTION_LIMIT = 3.0
+"""Largest error of the predictor that is corrected, in deviations of `variance`."""
+REACH = 1.05
+"""Largest distance from the mean w, in that of the generator's own draws."""
+MOST = 25.0
+"""What one number, wholly missed, can count: one that nobody has must not decide alone."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a drawn face shall be."""
+
+    numbers: Tensor
+    """(F,) normal numbers of the fields."""
+    avoided: Tensor
+    """(128,) dlib's descriptor of the old face."""
+    apart: float = APART
+    """Distance from it."""
 
 
 class Search:
-    """Finds w for faces, in batches."""
+    """Finds w for a face."""
 
     def __init__(self, generator: Generator, predictor: Predictor, fields: Sequence[Field]) -> None:
         self.generator, self.predictor = generator, predictor
         self.fields = tuple(fields)
         self.columns = torch.from_numpy(columns_of(self.fields))
-        tolerance = torch.tensor([field.tolerance for field in self.fields])
         self.answers = torch.tensor([field.step == YES_NO for field in self.fields])
+        self.center = predictor.center[self.columns]
         self.scale = predictor.deviation[self.columns]
-        doubt = predictor.doubt[self.columns]
+        tolerance = torch.tensor([field.tolerance for field in self.fields])
         share = torch.where(self.answers, DOUBT / 2, DOUBT)
-        self.variance = (tolerance / self.scale) ** 2 + share * doubt
+        self.variance = (tolerance / self.scale) ** 2 + share * predictor.doubt[self.columns]
         """(F,) of an error that does not matter, in squared deviations of a field."""
 
-    def candidates(self, seeds: Sequence[int], count: int = CANDIDATES) -> Tensor:
-        """(N, count, 512) w of the people whom seeds draw; the same seeds, the same people."""
-        noise = [
-            np.random.Generator(np.random.Philox(key=seed)).standard_normal((count, WIDTH))
-            for seed in seeds
-        ]
-        z = torch.from_numpy(np.concatenate(noise).astype(np.float32))
-        return self.generator.w_of(z, TRUNCATION).cpu().view(len(seeds), count, WIDTH)
+    def wanted(self, numbers: Numbers, descriptor: NDArray[np.float32]) -> Wanted:
+        """What is wanted for a face that was read as numbers (D,) and dlib's descriptor (128,)."""
+        passed = torch.from_numpy(passed_on(numbers[None], self.fields)[0])
+        return Wanted((passed - self.center) / self.scale, torch.from_numpy(descriptor))
 
-    def nearest(self, wanted: Numbers, people: Tensor) -> Tensor:
-        """(N, 512): of each face's candidates (N, C, 512) the one who fits best."""
-        said = self._said(people.flatten(0, 1)).view(*people.shape[:2], -1)
-        aimed = self._aim(self._normal(wanted)[:, None].expand_as(said), said)
-        error = (said - aimed) ** 2 / self.variance
-        # A robust sum: one field that nobody has must not decide among the others.
-        best = (error / (1 + error / 25)).sum(2).argmin(1)
-        return people[torch.arange(len(people)), best]
+    def candidates(self, seed: int, count: int = CANDIDATES) -> Tensor:
+        """(count, 512) w of the people whom a seed draws; the same seed, the same people."""
+        source = np.random.Generator(np.random.Philox(key=seed))
+        z = source.standard_normal((count, WIDTH), dtype=np.float32)
+        return self.generator.w_of(torch.from_numpy(z), TRUNCATION).cpu()
 
-    def fit(self, wanted: Numbers, start: Tensor, person: Tensor) -> Tensor:
+    @torch.no_grad()
+    def people(self, wanted: Wanted, seed: int, count: int) -> Tensor:
+        """(count, 512): of a seed's candidates those who fit best, the best first."""
+        candidates = self.candidates(seed)
+        said = self.predictor(self.predictor.normal(candidates))
+        return candidates[self._misfit(wanted, said).argsort()[:count]]
+
+    @torch.no_grad()
+    def fit(self, wanted: Wanted, start: Tensor, person: Tensor) -> Tensor:
         """Move w until it is predicted to fit: the conditional mean given the description.
 
         Gauss-Newton steps towards the most probable w where w is Gaussian around the person
@@ -69,63 +92,72 @@ class Search:
         Atmospheric Sounding", eq. 5.9.
 
         Args:
-            wanted: (N, F). start: (N, 512) where the steps begin. person: (N, 512) the drawn
-                person, whom w stays near.
+            start: (512,) where the steps begin. person: (512,) the drawn person, whom w stays
+                near.
+
+        Returns:
+            (512,).
         """
-        target = self._normal(wanted)
-        origin = self.predictor.normal(person)
-        w = self.predictor.normal(start)
-        prior = self.predictor.covariance / STIFFNESS
-        noise = torch.diag(self.variance)
+        predictor = self.predictor
+        origin, w = predictor.normal(person), predictor.normal(start)
+        prior = predictor.covariance / STIFFNESS
+        noise = torch.diag(torch.cat([self.variance, torch.tensor([APART_TOLERANCE**2])]))
         for _ in range(STEPS):
-            slope, said = self._slope(w)
-            spread = slope @ prior  # (N, F, 512)
-            gain = torch.linalg.solve(spread @ slope.transpose(1, 2) + noise, spread)
-            rest = self._aim(target, said) - said + (slope @ (w - origin)[:, :, None])[:, :, 0]
-            w = origin + (rest[:, None] @ gain)[:, 0]
-            w = self._within(w)
-        return self.predictor.plain(w)
+            slope, said = predictor.jacobian(w)
+            apart, away = self._apart(wanted, said)
+            rows = torch.cat([slope[self.columns], (away @ slope[-DESCRIPTOR:])[None]])
+            rest = self._aim(wanted, said) - said[self.columns]
+            rest = torch.cat([rest, (wanted.apart - apart).clamp(min=0)[None]])
+            spread = rows @ prior  # (F + 1, 512)
+            gain = torch.linalg.solve(spread @ rows.T + noise, spread)
+            w = self._within(origin + (rest + rows @ (w - origin)) @ gain)
+        return predictor.plain(w)
 
-    def error(self, wanted: Numbers, seen: Numbers) -> float:
-        """How far what was read off a picture (D,) is from what was wanted (1, F)."""
-        said = (torch.from_numpy(seen)[self.columns] - self.predictor.center[self.columns])[None]
-        said = said / self.scale
-        missed = (self._aim(self._normal(wanted), said) - said) ** 2 / self.variance
-        return float((missed / (1 + missed / 25)).sum())
+    def misfit(self, wanted: Wanted, numbers: Numbers, descriptor: NDArray[np.float32]) -> float:
+        """How far what was read off a picture is from what was wanted: 0 is a perfect fit."""
+        return float(self._misfit(wanted, self._normal(numbers, descriptor)))
 
-    def corrected(self, wanted: Numbers, seen: Numbers, w: Tensor) -> Numbers:
-        """What a second fit has to aim at, after the first one's picture was read.
+    @torch.no_grad()
+    def corrected(
+        self, wanted: Wanted, w: Tensor, numbers: Numbers, descriptor: NDArray[np.float32]
+    ) -> Wanted:
+        """What a second fit has to aim at, after the picture of w (512,) was read."""
+        said = self.predictor(self.predictor.normal(w))
+        seen = self._normal(numbers, descriptor)
+        limit = CORRECTION_LIMIT * self.variance.sqrt()
+        shift = (said - seen)[self.columns]  # what the predictor had wrong
+        shift = torch.maximum(torch.minimum(shift, limit), -limit)
+        apart = self._apart(wanted, said)[0] - self._apart(wanted, seen)[0]
+        return replace(
+            wanted, numbers=wanted.numbers + shift, apart=wanted.apart + float(apart.clamp(0, 0.2))
+        )
 
-        Args:
-            wanted: (1, F). seen: (D,) what was read off the picture of w (1, 512).
-        """
-        said = self._said(w) * self.scale + self.predictor.center[self.columns]
-        shift = said - torch.from_numpy(seen)[self.columns]  # what the predictor had wrong
-        limit = CORRECTION_LIMIT * self.variance.sqrt() * self.scale
-        return np.asarray(wanted + torch.maximum(torch.minimum(shift, limit), -limit).numpy())
+    def _misfit(self, wanted: Wanted, said: Tensor) -> Tensor:
+        """(...,) the robust sum of squared errors of normal numbers (..., D + 128)."""
+        missed = (self._aim(wanted, said) - said[..., self.columns]) ** 2 / self.variance
+        near = (wanted.apart - self._apart(wanted, said)[0]).clamp(min=0) / APART_TOLERANCE
+        return (missed / (1 + missed / MOST)).sum(-1) + near**2
+
+    def _apart(self, wanted: Wanted, said: Tensor) -> tuple[Tensor, Tensor]:
+        """(...,) distance of the descriptor from the avoided one; and (..., 128) its slope by the
+        normal descriptor."""
+        center, scale = self.predictor.center[-DESCRIPTOR:], self.predictor.deviation[-DESCRIPTOR:]
+        away = said[..., -DESCRIPTOR:] * scale + center - wanted.avoided
+        apart = away.norm(dim=-1)
+        return apart, away * scale / apart.clamp(min=1e-6)[..., None]
 
     def _within(self, w: Tensor) -> Tensor:
         """Pull what lies outside of the generator's own range to its border."""
         far = self.predictor.distance(w)
-        return w * (REACH * self.predictor.usual / far).clamp(max=1)[:, None]
+        return w * (REACH * self.predictor.usual / far).clamp(max=1)
 
-    def _aim(self, target: Tensor, said: Tensor) -> Tensor:
-        """The target, or what is said already where an answer is surer than it has to be."""
-        zero = -self.predictor.center[self.columns] / self.scale
-        surer = (said - target) * torch.sign(target - zero) > 0
-        return torch.where(self.answers & surer, said, target)
+    def _aim(self, wanted: Wanted, said: Tensor) -> Tensor:
+        """What is wanted, or said already where an answer is surer than it has to be: (..., F)."""
+        own, target = said[..., self.columns], wanted.numbers
+        surer = (own - target) * torch.sign(target + self.center / self.scale) > 0
+        return torch.where(self.answers & surer, own, target.expand_as(own))
 
-    def _normal(self, wanted: Numbers) -> Tensor:
-        mean = self.predictor.center[self.columns]
-        return (torch.from_numpy(wanted) - mean) / self.scale
-
-    def _said(self, w: Tensor) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = self.predictor(self.predictor.normal(w))[:, self.columns]
-        return found
-
-    def _slope(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """The predictor's Jacobian (N, F, 512) and values (N, F) at normal w."""
-        with torch.no_grad():
-            slope, said = self.predictor.jacobian(w, self.columns)
-        return slope, said
+    def _normal(self, numbers: Numbers, descriptor: NDArray[np.float32]) -> Tensor:
+        """(D + 128,) normal numbers of what was read."""
+        both = torch.from_numpy(np.concatenate([numbers, descriptor]))
+        return (both - self.predictor.center) / self.predictor.deviation

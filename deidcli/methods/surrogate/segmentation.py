@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ def to_input(views: Sequence[Image]) -> Tensor:
     return ((batch / 255 - 0.5) * 4).contiguous(memory_format=torch.channels_last)
 
 
-def _blurred(values: NDArray[np.float32], window: tuple[int, int]) -> NDArray[np.float32]:
+def _blurred(values: NDArray[Any], window: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(cv2.blur(values, window), np.float32)
 
 
@@ -47,9 +48,9 @@ def refined(shares: NDArray[np.float32], view: Image) -> NDArray[np.float32]:
     """
     side = len(view)
     small = cv2.resize(view, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
     window = (2 * max(1, round(SIDE * REFINE_RADIUS)) + 1,) * 2
-    mean = _blurred(gray, window)
+    mean: NDArray[Any] = _blurred(gray, window)
     variance = _blurred(gray * gray, window) - mean * mean
     means = _blurred(shares, window)
     covariance = _blurred(shares * gray[:, :, None], window) - means * mean[:, :, None]

@@ -49,7 +49,7 @@ def placed(drawn: Image) -> Image:
 
 @cache
 def inside(drawn: int, fade: float) -> Mask:
-    """(S, S) 1 within the drawn picture, falling to 0 over a share `fade` of its side at its edge."""
+    """(S, S) 1 within the drawn picture, falling to 0 at its edge over `fade` of a side."""
     line = (np.arange(drawn) + 0.5) / drawn
     ramp = np.clip(np.minimum(line, 1 - line) / fade, 0, 1)
     ramp = ramp * ramp * (3 - 2 * ramp)

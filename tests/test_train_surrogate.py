@@ -463,7 +463,8 @@ def bank_of(count: int = 240) -> bank.Bank:
     w = hidden @ draws.standard_normal((8, 512)).astype(np.float32)
     measured = np.repeat(hidden[:, :1] + 2 * hidden[:, 1:2], len(MEASURED) - 1, axis=1)
     features = draws.standard_normal((count, FEATURES)).astype(np.float16)
-    return bank.Bank(w, features, np.full(count, 30, np.float32), measured)
+    descriptors = hidden @ draws.standard_normal((8, 128)).astype(np.float32)
+    return bank.Bank(w, features, np.full(count, 30, np.float32), measured, descriptors)
 
 
 def seen_of(count: int = 240) -> bank.Seen:
@@ -518,7 +519,9 @@ def test_the_predictor_learns(tmp_path: Path) -> None:
     out = bank.held_out(len(faces.w))
     with torch.no_grad():
         said = net(net.normal(torch.from_numpy(faces.w))) * net.deviation + net.center
-    wanted = faces.numbers(reader, "cpu")
+    wanted = faces.described(reader, "cpu")
+    assert wanted.shape[1] == len(NAMES) + 128
+    assert after["descriptor"] > 0.5  # type: ignore[operator]
     error = ((said.numpy() - wanted) / net.deviation.numpy()) ** 2
     assert float(net.doubt[YAW]) == pytest.approx(error[out, YAW].mean(), rel=1e-3)
     assert error[~out, YAW].mean() != pytest.approx(float(net.doubt[YAW]), rel=0.05)
@@ -648,8 +651,9 @@ def test_drawn_faces_are_read_as_the_method_reads_them(
     view = placed(picture)
     with torch.no_grad():
         shares = torch.softmax(segmenter(to_input([view])), 1)[0].permute(1, 2, 0).numpy()
-    wanted, _ = Describer(load_recognizer(), reader, "cpu")(picture, mesh, view, shares)
+    wanted, descriptor = Describer(load_recognizer(), reader, "cpu")(picture, mesh, view, shares)
     assert np.allclose(found.numbers(reader, "cpu")[0], wanted, rtol=1e-2, atol=1e-2)
+    assert np.allclose(found.descriptors[0], descriptor, atol=1e-4)
     assert found.ages[0] == np.float32(mean_color(picture, mesh))
 
 
@@ -707,14 +711,17 @@ def test_scores_of_the_reader() -> None:
 
 
 def test_scores_of_the_predictor() -> None:
-    wanted = np.zeros((5, len(NAMES)), np.float32)
+    wanted = np.zeros((5, len(NAMES) + 128), np.float32)
+    wanted[:, -1] = [-2, -1, 0, 1, 2]
     wanted[:, YAW] = [-2, -1, 0, 1, 2]
     wanted[:, SMILING] = [-2, -1, 0, 1, 2]
     said = wanted.copy()
     said[:, SMILING] = 0
+    said[:, -1] += [1, -1, 1, -1, 1]
     found = told.predictor_scores(said, wanted)
     assert found["r2"] == {"yaw": 1.0, "Smiling": 0.2}  # 2 of 2.5, the sample's variance
     assert found["mean"] == 0.6
+    assert found["descriptor"] == 0.6  # 1 of 2.5
 
 
 def test_predictors_weights_without_what_is_derived() -> None:

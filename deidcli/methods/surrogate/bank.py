@@ -101,7 +101,13 @@ class Bank:
     ages: NDArray[np.float32]
     """(N,) years."""
     measured: NDArray[np.float32]
-    """(N, 16), see `describe.measured`."""
+    """(N, 18), see `describe.measured`."""
+    descriptors: NDArray[np.float32]
+    """(N, 128) dlib's."""
+
+    def described(self, reader: Reader, device: str) -> Numbers:
+        """(N, D + 128) what `networks.Predictor` predicts: the numbers, then the descriptor."""
+        return np.concatenate([self.numbers(reader, device), self.descriptors], axis=1)
 
     @torch.no_grad()
     def numbers(self, reader: Reader, device: str) -> Numbers:
@@ -149,7 +155,7 @@ def draw_bank(
     folder = cache / kept_name("drawn", count, seed, digest_of(dict(segmenter.state_dict())))
     rows = read_once(folder, random_w(generator, count, seed), read)
     log(f"{len(rows['item'])} of {count} drawn faces were read")
-    return Bank(rows["w"], rows["features"], rows["age"], rows["measured"])
+    return Bank(*(rows[name] for name in ("w", "features", "age", "measured", "descriptor")))
 
 
 @dataclass(frozen=True)
@@ -210,9 +216,12 @@ def upright(frame: Image, mesh: Mesh) -> tuple[Image, Mesh]:
 
 
 def _seen(picture: Image, mesh: Mesh, recognizer: DlibRecognizer, device: str) -> Row:
-    """What dlib's recognizer sees of a face, and the age."""
+    """What dlib's recognizer sees of a face, dlib's descriptor, and the age."""
     chip = crop(picture, chip_affine(five_points(mesh), CHIP_SIZE, PADDING), CHIP_SIZE, True)
     batch = torch.from_numpy(chip)[None].to(device).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        features = pooled(recognizer.maps(batch))[0].half().cpu().numpy()
-    return {"features": features, "age": np.float32(age_of(picture, mesh))}
+        maps = recognizer.maps(batch)
+        features = pooled(maps)[0].half().cpu().numpy()
+        descriptor = (maps[-1].mean((2, 3)) @ recognizer.projection)[0].cpu().numpy()
+    age = np.float32(age_of(picture, mesh))
+    return {"features": features, "descriptor": descriptor, "age": age}

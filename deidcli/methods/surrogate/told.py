@@ -57,20 +57,26 @@ def predictor_scores(said: NDArray[np.float32], wanted: NDArray[np.float32]) -> 
     """R2, the share of a number's variance that the predictor knows, at most 1.
 
     Args:
-        said, wanted: (N, D) normal numbers.
+        said, wanted: (N, D + 128) normal numbers, then the normal descriptor.
 
     Returns:
-        `mean` over all numbers that vary; `r2` of those that are passed on.
+        `mean` over all numbers that vary, `descriptor` over those of the descriptor; `r2` of the
+        numbers that are passed on.
     """
     error = np.square(said - wanted).mean(0)
-    variance = wanted.var(0, ddof=1) if len(wanted) > 1 else np.zeros(len(NAMES))
+    variance = wanted.var(0, ddof=1) if len(wanted) > 1 else np.zeros(wanted.shape[1])
     r2 = {
         name: round(float(1 - error[column] / variance[column]), 3)
         for column, name in enumerate(NAMES)
         if variance[column] > 0
     }
-    mean = round(float(np.mean(list(r2.values()))), 3) if r2 else 0.0
-    return {"mean": mean, "r2": {name: value for name, value in r2.items() if name in MAIN}}
+    places = [place for place in range(len(NAMES), len(error)) if variance[place] > 0]
+    unknown = [error[place] / variance[place] for place in places]
+    return {
+        "mean": round(float(np.mean(list(r2.values()))), 3) if r2 else 0.0,
+        "descriptor": round(float(1 - np.mean(unknown)), 3) if unknown else 0.0,
+        "r2": {name: value for name, value in r2.items() if name in MAIN},
+    }
 
 
 def card_of(

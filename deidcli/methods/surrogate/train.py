@@ -274,7 +274,7 @@ def train_predictor(bank: Bank, reader: Reader, run: Run) -> tuple[Predictor, di
     torch.manual_seed(recipe.seed)
     net = Predictor()
     w = torch.from_numpy(bank.w)
-    numbers = torch.from_numpy(bank.numbers(reader, device))
+    numbers = torch.from_numpy(bank.described(reader, device))
     apart = torch.from_numpy(held_out(len(w)))
     known = (~apart).nonzero()[:, 0]
     net.w_mean.copy_(w.mean(0))

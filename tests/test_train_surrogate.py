@@ -78,6 +78,12 @@ def oval(picture: np.ndarray) -> np.ndarray:
     return mask
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small batches lose more by a second thread than they gain."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for the packages, which only training needs."""
@@ -491,7 +497,6 @@ def run_of(out: Path, recipe: Recipe = QUICK) -> TrainingRun[Recipe]:
 
 
 def test_the_segmenter_learns(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
     one = replace(QUICK, segmenter_steps=1)
     first = train.train_segmenter(maps_of(), run_of(tmp_path / "first", one))[1]
     last = train.train_segmenter(maps_of(), run_of(tmp_path / "last"))[1]

@@ -96,9 +96,42 @@ def load_all(
 
     Files of one folder name the same people; different folders different ones.
     """
+    parts = [load_chips(path, side, padding, cache, extend) for path in _named(paths)]
+    return _joined(paths, parts)
+
+
+def find_all(paths: Sequence[Path], cache: Path) -> Chips:
+    """Return what is known of the rows of `load_all` before anything is cut: chips of 0 px."""
+    parts = []
+    for path in _named(paths):
+        faces, *_ = _found_faces(path, cache)
+        rows = [np.load(faces / f"{name}.npy") for name in ("found", "labels", "persons")]
+        chips = np.zeros((len(rows[0]), 0, 0, 3), np.uint8)
+        parts.append(Chips(chips, rows[0], rows[1], rows[2].astype(object)))
+    return _joined(paths, parts)
+
+
+def frames_of(paths: Sequence[Path], cache: Path) -> Iterator[tuple[align.Image, align.Points]]:
+    """Yield the pictures of the rows of `load_all`, whole, in order.
+
+    Yields:
+        (H, W, 3) uint8 RGB, and the landmarks (5, 2) in its pixels; where no face was found, at the
+        set's usual place of a face.
+    """
+    for path in _named(paths):
+        faces, source, _ = _found_faces(path, cache)
+        shares = np.load(faces / "points.npy")
+        for index, (_, frame) in enumerate(_frames(source)):
+            yield frame, shares[index] * np.array([frame.shape[1], frame.shape[0]])
+
+
+def _named(paths: Sequence[Path]) -> Sequence[Path]:
     if not paths:
         raise DeidError("no data to train on", "name folders of pictures or parquet files")
-    parts = [load_chips(path, side, padding, cache, extend) for path in paths]
+    return paths
+
+
+def _joined(paths: Sequence[Path], parts: Sequence[Chips]) -> Chips:
     names = [
         [f"{path.parent if path.is_file() else path}\0{name}" for name in part.persons]
         for path, part in zip(paths, parts, strict=True)
@@ -121,11 +154,7 @@ def load_chips(path: Path, side: int, padding: float, cache: Path, extend: bool 
         cache: folder of the cached arrays; made when missing.
         extend: repeat the frame's edge outside it (as methods' chips do) instead of black.
     """
-    source = open_source(path)
-    told = content_signature(source)
-    faces = _entry(cache, path, [told])
-    if not (faces / "labels.npy").is_file():
-        _find_faces(source, faces)
+    faces, source, told = _found_faces(path, cache)
     points, found = np.load(faces / "points.npy"), np.load(faces / "found.npy")
     cut = _entry(cache, path, [told, side, padding, extend])
     if not (cut / "chips.npy").is_file():
@@ -178,6 +207,17 @@ def load_landmarks(paths: Sequence[Path], cache: Path) -> NDArray[np.float32]:
             np.save(faces / "unit.npy", unit)
         parts.append(np.load(faces / "unit.npy"))
     return np.concatenate(parts)
+
+
+def _found_faces(path: Path, cache: Path) -> tuple[Path, Source, str]:
+    """The entry of what is known of a data set's pictures, made now where it is missing; the set;
+    its signature."""
+    source = open_source(path)
+    told = content_signature(source)
+    faces = _entry(cache, path, [told])
+    if not (faces / "labels.npy").is_file():
+        _find_faces(source, faces)
+    return faces, source, told
 
 
 def _entry(cache: Path, path: Path, key: list[object]) -> Path:

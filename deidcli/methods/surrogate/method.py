@@ -44,12 +44,12 @@ SMALLEST = 24.0
 """Smallest face, px: width of the oval."""
 LARGEST_YAW = 60.0
 """Degrees; beyond, the far half of the face is a guess."""
-PEOPLE = 3
+PEOPLE = 4
 """People who are tried at the most."""
-GOOD = 36.0
+GOOD = 34.0
 """Misfit up to which no other is tried, see `Search.misfit`."""
 DRAWN_LANDMARKS = np.array(
-    [[163.0, 121.5], [139.0, 123.0], [93.0, 121.5], [117.0, 123.0], [128.0, 157.0]]
+    [[171.0, 121.0], [146.0, 123.0], [83.0, 122.0], [108.5, 123.0], [128.0, 170.5]]
 )
 """dlib's five landmarks in a drawn picture of 256 px, roughly; where the mesh is looked for."""
 

@@ -12,12 +12,19 @@ from torch import Tensor
 
 from deidcli.generator.model import Generator
 from deidcli.generator.networks import WIDTH
-from deidcli.methods.surrogate.description import YES_NO, Field, Numbers, columns_of, passed_on
+from deidcli.methods.surrogate.description import (
+    LEVELS,
+    YES_NO,
+    Field,
+    Numbers,
+    columns_of,
+    passed_on,
+)
 from deidcli.methods.surrogate.networks import DESCRIPTOR, Predictor
 
 CANDIDATES = 768
 """People whom a face's own number draws; the one who fits best is taken."""
-TRUNCATION = 0.75
+TRUNCATION = 1.0
 """Of these people, see `Generator.w_of`."""
 STEPS = 3
 """Gauss-Newton steps of a fit."""
@@ -31,15 +38,20 @@ ALIKE = 0.64
 something for what the picture around adds."""
 ALIKE_COUNTS = 100.0
 """What such a likeness counts."""
+WRONG_COUNTS = 20.0
+"""What each wrong answer counts where the original's was sure."""
+ANCHOR = 0.012
+"""How far each number of dlib's descriptor may move from the drawn person's: who it is comes from
+the key, and must not be fitted away."""
 STIFFNESS = 0.7
 """Weight of staying near the drawn person."""
 DOUBT = 0.5
 """Share of the predictor's squared error that counts as doubt; half of it for yes-no answers."""
 CORRECTION_LIMIT = 3.0
 """Largest error of the predictor that is corrected, in deviations of `variance`."""
-REACH = 1.05
+REACH = 1.4
 """Largest distance from the mean w, in that of the generator's own draws."""
-MOST = 25.0
+MOST = 50.0
 """What one number, wholly missed, can count: one that nobody has must not decide alone."""
 
 
@@ -106,15 +118,19 @@ class Search:
         predictor = self.predictor
         origin, w = predictor.normal(person), predictor.normal(start)
         prior = predictor.covariance / STIFFNESS
-        noise = torch.diag(torch.cat([self.variance, torch.tensor([APART_TOLERANCE**2])]))
+        spared = (ANCHOR / predictor.deviation[-DESCRIPTOR:]) ** 2
+        noise = torch.cat([self.variance, torch.tensor([APART_TOLERANCE**2]), spared])
+        held = predictor(origin)[-DESCRIPTOR:]
         for _ in range(STEPS):
             slope, said = predictor.jacobian(w)
             apart, away = self._apart(wanted, said)
-            rows = torch.cat([slope[self.columns], (away @ slope[-DESCRIPTOR:])[None]])
+            own = slope[-DESCRIPTOR:]
+            rows = torch.cat([slope[self.columns], (away @ own)[None], own])
             rest = self._aim(wanted, said) - said[self.columns]
-            rest = torch.cat([rest, (wanted.apart - apart).clamp(min=0)[None]])
+            far = (wanted.apart - apart).clamp(min=0)[None]
+            rest = torch.cat([rest, far, held - said[-DESCRIPTOR:]])
             spread = rows @ prior  # (F + 1, 512)
-            gain = torch.linalg.solve(spread @ rows.T + noise, spread)
+            gain = torch.linalg.solve(spread @ rows.T + torch.diag(noise), spread)
             w = self._within(origin + (rest + rows @ (w - origin)) @ gain)
         return predictor.plain(w)
 
@@ -142,7 +158,16 @@ class Search:
         missed = (self._aim(wanted, said) - said[..., self.columns]) ** 2 / self.variance
         near = (wanted.apart - self._apart(wanted, said)[0]).clamp(min=0) / APART_TOLERANCE
         alike = self._apart(wanted, said)[0] < ALIKE
-        return (missed / (1 + missed / MOST)).sum(-1) + near**2 + ALIKE_COUNTS * alike
+        # How sure, in the sign of the wanted answer; below 0 it is the wrong answer.
+        zero = self.center / self.scale
+        right = (said[..., self.columns] + zero) * torch.sign(wanted.numbers + zero)
+        wrong = self.answers & self._sure(wanted) & (right < 0)
+        total = (missed / (1 + missed / MOST)).sum(-1) + near**2
+        return total + ALIKE_COUNTS * alike + WRONG_COUNTS * wrong.sum(-1)
+
+    def _sure(self, wanted: Wanted) -> Tensor:
+        """(F,) whether an answer was a sure one."""
+        return (wanted.numbers * self.scale + self.center).abs() > sum(LEVELS) / 2
 
     def _apart(self, wanted: Wanted, said: Tensor) -> tuple[Tensor, Tensor]:
         """(...,) distance of the descriptor from the avoided one; and (..., 128) its slope by the

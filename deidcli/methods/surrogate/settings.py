@@ -19,7 +19,7 @@ Region = Literal["head", "face", "picture"]
 class SurrogateSettings:
     """The settings of the method `surrogate`."""
 
-    keep: str = "pose,expression,gaze,sex,age,glasses,beard,hair,skin,makeup"
+    keep: str = "pose,expression,gaze,sex,age,glasses,beard,hair,skin"
     """What the new face shares with the old one, of these; the key decides the rest."""
     attrs: str = ""
     """Further attributes of CelebA's that are kept; --attrs sets it."""

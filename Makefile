@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)  ## de-identify examples/people and say where the result is
-	@$(BIN)/deid anonymize examples/people --out demo-out/people --method blur --overwrite
+	@$(BIN)/deid anonymize examples/people --out demo-out/people --method surrogate --overwrite
 	@$(BIN)/deid verify demo-out/people
 	@echo
 	@echo "the result: $(CURDIR)/demo-out/people/images"

@@ -2,7 +2,7 @@
 
     python examples/make_strip.py docs/strip.jpg
 
-Top row: originals. Below: blur, k-same, dae and a3gan, each by `deid anonymize`.
+Top row: originals. Below: surrogate, blur and k-same, each by `deid anonymize`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 PEOPLE = Path(__file__).parent / "people"
 SHOWN = ("02", "04", "05", "08", "11", "16")
 SIDE, GAP = 160, 4
-METHODS = ("blur", "k-same", "dae", "a3gan")
+METHODS = ("surrogate", "blur", "k-same")
 
 
 def row(folder: Path) -> list[Image.Image]:

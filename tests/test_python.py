@@ -102,7 +102,7 @@ def test_unknown_settings_are_refused_by_name_before_anything_is_written(tmp_pat
         anonymize(source, method="blur", blocks=3)
     with pytest.raises(UsageError, match="no setting 'settings'"):
         anonymize(source, settings={"sigma": 3})
-    with pytest.raises(UsageError, match=r"no method 'blurr' \(one of: blackout"):
+    with pytest.raises(UsageError, match=r"no method 'blurr' \(one of: surrogate"):
         anonymize(source, "blurr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 

@@ -174,7 +174,9 @@ def test_somebody_alike_is_moved_away_and_counts(search: searching.Search) -> No
     fitted = search.fit(alike, person, person)
     assert distance(person) < 0.07
     assert distance(fitted) > distance(person) + 0.02
-    assert misfit(search, alike, person) > misfit(search, wanted, person) + searching.ALIKE_COUNTS
+    near = ((searching.APART - distance(person)) / searching.APART_TOLERANCE) ** 2
+    more = misfit(search, alike, person) - misfit(search, wanted, person)
+    assert more == pytest.approx(near + searching.ALIKE_COUNTS, rel=0.01)
 
 
 def test_an_answer_surer_than_wanted_is_no_error_and_a_wrong_one_counts(

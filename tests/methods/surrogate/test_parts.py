@@ -180,7 +180,7 @@ def test_somebody_alike_is_moved_away_and_counts(search: searching.Search) -> No
 
 
 def test_an_answer_surer_than_wanted_is_no_error_and_a_wrong_one_counts(
-    search: searching.Search,
+    search: searching.Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far = np.full(DESCRIPTOR, 1.0, np.float32)
     wanted = search.wanted(numbers(Male=6)[0], -far)
@@ -189,7 +189,11 @@ def test_an_answer_surer_than_wanted_is_no_error_and_a_wrong_one_counts(
     for given in (exact, surer, wrong):  # as sure about all the others
         given[[NAMES.index(f.name) for f in FIELDS if f.step == -1 and f.name != "Male"]] = -9
     assert search.misfit(wanted, surer, far) == pytest.approx(search.misfit(wanted, exact, far))
-    assert search.misfit(wanted, wrong, far) > search.misfit(wanted, exact, far) + 20
+    with_it = search.misfit(wanted, wrong, far)
+    monkeypatch.setattr(searching, "WRONG_COUNTS", 0.0)
+    without = search.misfit(wanted, wrong, far)
+    assert with_it == pytest.approx(without + 20, rel=1e-4)
+    assert without > search.misfit(wanted, exact, far)
 
 
 def test_a_correction_aims_against_what_the_predictor_had_wrong(search: searching.Search) -> None:

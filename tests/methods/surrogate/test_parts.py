@@ -214,6 +214,8 @@ def test_w_stays_in_the_generators_range(search: searching.Search) -> None:
     far = search._within(torch.full((512,), 50.0))
     usual = search.predictor.usual
     assert float(search.predictor.distance(far) / usual) == pytest.approx(searching.REACH, rel=1e-3)
+    near = torch.full((512,), 0.1)
+    assert torch.equal(search._within(near), near)
 
 
 # --- The laying in.

@@ -139,7 +139,10 @@ class Surrogate(SurrogateFacts, InFrames):
         """Draw somebody who fits, and the best of several where the first ones do not."""
         wanted = self.search.wanted(old.numbers, old.descriptor)
         best: _Try | None = None
-        for person in self.search.people(wanted, seed, PEOPLE):
+        steady = self.settings.person == "identity"
+        search = self.search
+        people = search.one_person(wanted, seed) if steady else search.people(wanted, seed, PEOPLE)
+        for person in people:
             best = self._better(best, wanted, person)
             if best.misfit <= GOOD:
                 break

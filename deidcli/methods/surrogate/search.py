@@ -101,6 +101,21 @@ class Search:
         return candidates[self._misfit(wanted, said).argsort()[:count]]
 
     @torch.no_grad()
+    def one_person(self, wanted: Wanted, seed: int) -> Tensor:
+        """(1, 512): the first of a seed's candidates who has the sex that is wanted, if one is:
+        the same somebody for all pictures of a person, whatever these show."""
+        candidates = self.candidates(seed)
+        names = [field.name for field in self.fields]
+        if "Male" not in names:
+            return candidates[:1]
+        place = names.index("Male")
+        zero = self.center[place] / self.scale[place]
+        said = self.predictor(self.predictor.normal(candidates))[:, self.columns[place]] + zero
+        fits = said * torch.sign(wanted.numbers[place] + zero)
+        first = int((fits > 0).int().argmax())  # 0 where there is none
+        return candidates[first : first + 1]
+
+    @torch.no_grad()
     def fit(self, wanted: Wanted, start: Tensor, person: Tensor) -> Tensor:
         """Move w until it is predicted to fit: the conditional mean given the description.
 

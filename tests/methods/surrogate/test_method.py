@@ -255,6 +255,28 @@ def test_what_keep_leaves_out_is_the_keys(people: list[Person]) -> None:
     assert len(set(answers)) == 2
 
 
+def test_all_pictures_of_a_person_show_one_new_person(
+    surrogate: Surrogate, people: list[Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    fit = surrogate.search.fit
+
+    def noted(wanted: Any, start: torch.Tensor, person: torch.Tensor) -> torch.Tensor:
+        started.append(person)
+        return fit(wanted, start, person)
+
+    monkeypatch.setattr(surrogate.search, "fit", noted)
+    for kind, count in (("identity", 1), ("fresh", 2)):
+        steady = Surrogate.__new__(Surrogate)
+        steady.__dict__.update(surrogate.__dict__)
+        steady.settings = SurrogateSettings(person=kind)  # type: ignore[arg-type]
+        started.clear()
+        for one in (people[0], people[4]):  # two men, as two pictures of one
+            assert steady.patch(face(one, 5)) is not None
+        firsts = {tuple(person[:4].tolist()) for person in started}
+        assert (len(firsts) == 1) == (count == 1)
+
+
 def test_one_picture_in_memory(people: list[Person]) -> None:
     picture, done = Deidentifier("surrogate", seed=0)(people[0].frame)
     assert [item.method for item in done.faces] == ["surrogate"]

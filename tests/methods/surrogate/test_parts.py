@@ -145,6 +145,19 @@ def test_the_best_come_first_and_a_seed_decides_them(search: searching.Search) -
     assert not (search.candidates(2) == people[0]).all(1).any()
 
 
+def test_one_person_is_the_same_whatever_a_picture_shows(search: searching.Search) -> None:
+    far = np.full(DESCRIPTOR, 0.3, np.float32)
+    one = search.wanted(numbers(Male=6, yaw=20, age=20)[0], far)
+    other = search.wanted(numbers(Male=6, yaw=-20, age=60)[0], far)
+    woman = search.wanted(numbers(Male=-6, yaw=20, age=20)[0], far)
+    assert torch.equal(search.one_person(one, 3), search.one_person(other, 3))
+    assert not torch.equal(search.one_person(one, 3), search.one_person(woman, 3))
+    assert not torch.equal(search.one_person(one, 3), search.one_person(one, 4))
+    for wanted, sign in ((one, 1), (woman, -1)):
+        said = search.predictor(search.predictor.normal(search.one_person(wanted, 3)))
+        assert float(said[0, NAMES.index("Male")]) * sign > 0
+
+
 def test_who_it_is_is_not_fitted_away(
     search: searching.Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,6 +235,8 @@ def in_light(old: Parts, new: Parts) -> Floats:
     hair = HAIR_SHARE * _shift(theirs, mine, old.of(HAIR), new.of(HAIR))
     sigma = LIGHT_REACH * len(mine)
     light = _smooth(theirs, old.of(FACE), sigma) - _smooth(mine, new.of(FACE), sigma) - skin
+    if not skin.any():  # hardly any skin to read light off
+        light = np.zeros_like(light)
     near = cv2.GaussianBlur(new.of(FACE), (0, 0), sigma / 2)
     light = np.clip(light, -40, 40) * (LIGHT_SHARE * np.clip(2 * near, 0, 1))[:, :, None]
     share = cv2.GaussianBlur(new.of(FACE, NECK), (0, 0), 2.0)[:, :, None]

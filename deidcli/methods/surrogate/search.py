@@ -40,6 +40,10 @@ ALIKE_COUNTS = 100.0
 """What such a likeness counts."""
 WRONG_COUNTS = 20.0
 """What each wrong answer counts where the original's was sure."""
+CHILD, ADULT = 15.0, 19.0
+"""Years up to which somebody is a child and from which an adult, to the reader."""
+GROWN_COUNTS = 80.0
+"""What it counts when a child becomes an adult, or an adult a child."""
 ANCHOR = 0.012
 """How far each number of dlib's descriptor may move from the drawn person's: who it is comes from
 the key, and must not be fitted away."""
@@ -178,7 +182,19 @@ class Search:
         right = (said[..., self.columns] + zero) * torch.sign(wanted.numbers + zero)
         wrong = self.answers & self._sure(wanted) & (right < 0)
         total = (missed / (1 + missed / MOST)).sum(-1) + near**2
-        return total + ALIKE_COUNTS * alike + WRONG_COUNTS * wrong.sum(-1)
+        grown = GROWN_COUNTS * self._grown(wanted, said)
+        return total + ALIKE_COUNTS * alike + WRONG_COUNTS * wrong.sum(-1) + grown
+
+    def _grown(self, wanted: Wanted, said: Tensor) -> Tensor:
+        """(...,) whether a child became an adult, or an adult a child."""
+        names = [field.name for field in self.fields]
+        if "age" not in names:
+            return torch.zeros(said.shape[:-1])
+        place = names.index("age")
+        center, scale = self.center[place], self.scale[place]
+        old = wanted.numbers[place] * scale + center
+        new = said[..., self.columns[place]] * scale + center
+        return ((old < CHILD) & (new > ADULT)) | ((old > ADULT) & (new < CHILD))
 
     def _sure(self, wanted: Wanted) -> Tensor:
         """(F,) whether an answer was a sure one."""

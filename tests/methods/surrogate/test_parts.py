@@ -209,6 +209,18 @@ def test_an_answer_surer_than_wanted_is_no_error_and_a_wrong_one_counts(
     assert without > search.misfit(wanted, exact, far)
 
 
+def test_a_child_that_becomes_an_adult_counts(search: searching.Search) -> None:
+    far = np.full(DESCRIPTOR, 1.0, np.float32)
+    child, adult = numbers(age=5)[0], numbers(age=40)[0]
+    for wanted, other in ((child, adult), (adult, child)):
+        aimed = search.wanted(wanted, -far)
+        more = search.misfit(aimed, other, far) - search.misfit(aimed, wanted, far)
+        assert more > searching.GROWN_COUNTS
+    aimed = search.wanted(numbers(age=30)[0], -far)
+    more = search.misfit(aimed, adult, far) - search.misfit(aimed, numbers(age=30)[0], far)
+    assert more < searching.GROWN_COUNTS
+
+
 def test_a_correction_aims_against_what_the_predictor_had_wrong(search: searching.Search) -> None:
     wanted = wanted_of(search)
     w = search.people(wanted, 1, 1)[0]
@@ -300,6 +312,15 @@ def test_the_lights_side_comes_over_and_no_spot_does() -> None:
     assert abs(sides(plain)) < 3
     change = laying.in_light(spot, new) - laying.in_light(plain, new)
     assert np.abs(change[40:56, 40:56]).max() < 12
+
+
+def test_no_light_is_read_where_there_is_hardly_any_skin() -> None:
+    old, new = parts((150, 100, 80)), parts((230, 190, 170))
+    old.shares[old.of(FACE) > 0.5] = np.eye(CLASSES, dtype=np.float32)[HAIR]
+    old.picture[:] = (10, 10, 60)
+    moved = laying.in_light(old, new)
+    face = cv2.erode((new.of(FACE) > 0.5).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    assert np.abs(moved - new.picture)[face].max() < 12
 
 
 def test_a_hand_before_the_face_stays() -> None:

@@ -98,17 +98,22 @@ def clusters() -> teacher.Clusters:
 
 
 @pytest.fixture(scope="session")
-def first_weights(
+def clusters_folder(
     clusters: teacher.Clusters, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+) -> Path:
     """A folder with a file `surrogate` that holds clusters and nothing else."""
     folder = tmp_path_factory.mktemp("first")
     card = {"kind": "surrogate", "trained_on": "", "command": "", "license": "", "input": {}}
     tensors = {f"clusters.{name}": value for name, value in clusters.tensors().items()}
     write_own_weights(folder, "surrogate", tensors, card)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEID_WEIGHTS", str(folder))
-        yield folder
+    return folder
+
+
+@pytest.fixture
+def first_weights(clusters_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, as $DEID_WEIGHTS; for one test, or every test after it would see no other."""
+    monkeypatch.setenv("DEID_WEIGHTS", str(clusters_folder))
+    return clusters_folder
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,9 @@ from benchmarks.surrogate_faces import (
 )
 from deidcli.faces import recognizers
 from deidcli.faces.align import paste
+from deidcli.faces.segmenter import CLASSES, SIDE
 from deidcli.methods.base import FaceInFrame
 from deidcli.methods.surrogate.method import Surrogate
-from deidcli.methods.surrogate.segmentation import CLASSES, SIDE
 from deidcli.methods.surrogate.settings import SurrogateSettings
 from deidcli.settings import face_seed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,23 @@ from torch import Tensor
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
 from deidcli.faces.mesh import COUNT, Mesh, find_mesh
-from deidcli.generator.model import load_generator
-from deidcli.methods.surrogate import augmentation, bank, blocks, losses, teacher, told, train
-from deidcli.methods.surrogate.description import MEASURED, NAMES
-from deidcli.methods.surrogate.method import Surrogate
-from deidcli.methods.surrogate.networks import FEATURES, Predictor, Reader, Segmenter
-from deidcli.methods.surrogate.recipe import Recipe
-from deidcli.methods.surrogate.segmentation import (
+from deidcli.faces.reader import FEATURES, Reader
+from deidcli.faces.segmenter import (
     CLOTHES,
     FACE,
     GROUND,
     HAIR,
     NECK,
     OCCLUDER,
+    Segmenter,
     to_input,
 )
+from deidcli.generator.model import load_generator
+from deidcli.methods.surrogate import augmentation, bank, blocks, losses, teacher, told, train
+from deidcli.methods.surrogate.description import MEASURED, NAMES
+from deidcli.methods.surrogate.method import Surrogate
+from deidcli.methods.surrogate.networks import Predictor
+from deidcli.methods.surrogate.recipe import Recipe
 from deidcli.methods.surrogate.settings import SurrogateSettings
 from deidcli.training.loop import TrainingRun
 from deidcli.training.weight_files import write_own_weights
@@ -98,9 +100,7 @@ def clusters() -> teacher.Clusters:
 
 
 @pytest.fixture(scope="session")
-def clusters_folder(
-    clusters: teacher.Clusters, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def clusters_folder(clusters: teacher.Clusters, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file `surrogate` that holds clusters and nothing else."""
     folder = tmp_path_factory.mktemp("first")
     card = {"kind": "surrogate", "trained_on": "", "command": "", "license": "", "input": {}}

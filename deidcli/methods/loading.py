@@ -1,4 +1,8 @@
-"""From a weight file to networks that are ready, and batches of a constant size for them."""
+"""From a weight file to networks that are ready, and batches of a constant size for them.
+
+Reader and segmenter, which several methods use, are in the file of `surrogate`, with which they are
+trained.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,13 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from deidcli.faces.reader import Reader
+from deidcli.faces.segmenter import Segmenter
+from deidcli.weights.own import own_weights
+
+SURROGATE = "surrogate"
+"""The weight file of the method `surrogate`."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -43,6 +54,28 @@ def ready(module: Module, device: str | torch.device) -> Module:
     """A network for inference: frozen, in evaluation mode, channels last in memory."""
     module.eval().requires_grad_(False)
     return module.to(memory_format=torch.channels_last).to(device)
+
+
+def load_reader(device: str | torch.device) -> Reader:
+    """The reader of attributes and age.
+
+    Raises:
+        DeidError: its weights are missing or altered.
+    """
+    reader = Reader()
+    load_part(reader, "reader", own_weights(SURROGATE)[0])
+    return ready(reader, device)
+
+
+def load_segmenter(device: str | torch.device) -> Segmenter:
+    """The segmenter of heads.
+
+    Raises:
+        DeidError: its weights are missing or altered.
+    """
+    segmenter = Segmenter()
+    load_part(segmenter, "segmenter", own_weights(SURROGATE)[0])
+    return ready(segmenter, device)
 
 
 def filled(rows: Tensor, count: int) -> Tensor:

@@ -1,15 +1,15 @@
-"""The losses of `a3gan`: Zhai et al., sec. 4.4 and appendix B, eq. 9 to 15, and two of ours."""
+"""The losses of `a3gan`: Zhai et al., sec. 4.4 and appendix B, eq. 9 to 15, and those of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from deidcli.faces.recognizers import Recognizer
-from deidcli.methods.blend import PADDING
+from deidcli.methods.a3gan.geometry import PADDING
 
 EPSILON = 0.1
 """The constant of eq. 11; the paper says "minimal" and gives no number. At 0.001, a generated face
@@ -101,17 +101,38 @@ def adversarial_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def teacher_loss(made: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def picture_loss(made: Tensor, target: Tensor, head: Tensor) -> Tensor:
     """Return the L1 distance, and that of the differences between neighboring pixels. Ours.
 
     Args:
         made, target: (B, 3, S, S).
-        mask: (S, S) in [0, 1]; weight of each pixel's error.
+        head: (B, 1, S, S) in [0, 1]; there it counts three times.
     """
-    wrong = (made - target) * mask
+    wrong = (made - target) * (1 + 2 * head)
     across = (wrong[..., 1:] - wrong[..., :-1]).abs().mean()
     down = (wrong[..., 1:, :] - wrong[..., :-1, :]).abs().mean()
     return wrong.abs().mean() + across + down
+
+
+def perceptual_loss(made: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Return the mean L1 distance of a frozen network's maps, each in units of the target's own
+    deviation. Source: Johnson et al. 2016 (arXiv:1603.08155), eq. 2.
+
+    Args:
+        made, target: maps (B, C, s, s), each pair of one shape.
+    """
+    parts = [(a - b).abs().mean() / (b.std() + 1e-3) for a, b in zip(made, target, strict=True)]
+    return torch.stack(parts).mean()
+
+
+def person_loss(made: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared distance of embeddings (B, D), those of the wanted person. Ours."""
+    return (made - target).square().sum(1).mean()
+
+
+def patch_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the patch critic's hinge loss on its answers (B, 1, s, s)."""
+    return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
 
 
 def generator_loss(terms: dict[str, Tensor], lambdas: dict[str, float]) -> Tensor:

@@ -14,17 +14,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from deidcli.methods.a3gan.canvas import LATENT, Canvas, match_light
-from deidcli.methods.a3gan.settings import ATTRIBUTES, EXTRA_ATTRIBUTES, VariantName
-from deidcli.methods.blend import rim_to_face
+from deidcli.methods.a3gan.settings import ATTRIBUTES, VariantName
 
 SLOPE = 0.2
 """Slope of Leaky ReLU below 0; the paper gives none, STGAN's is 0.2."""
-DESCRIPTION = len(EXTRA_ATTRIBUTES) + 10 + 128
-"""Outputs of the attribute head beside the ten: two attributes, five landmarks, an embedding."""
-
 Skip = Literal["scu", "stu", "none"]
 Inject = Literal["adain", "concat"]
 
@@ -41,8 +35,11 @@ class Size:
     """Units of AINet's six layers."""
     hidden: int
     """Units of the discriminator's first fully connected layers."""
-    canvas: bool
-    """Ours, see `Canvas`; the affine transform then gives the bias for each place, too."""
+    latent: int
+    """Numbers of a latent. Ours has the generator's first principal components alone."""
+    plain: bool
+    """Whether D5 is a transposed convolution alone (ours). Table 2 has batch norm and ReLU after
+    it, which make black of all that is darker than a channel's mean."""
     side: int = 128
     """Side of a chip, px; table 3's FC(16384, .) takes 1024 x 4 x 4 features."""
 
@@ -54,12 +51,17 @@ class Size:
 
 _WIDTHS = (64, 128, 256, 512, 1024)
 SIZES: dict[str, Size] = {
-    "paper": Size(_WIDTHS, _WIDTHS, (512, 512, 512, 1024, 1024, 1024), 1024, False),
+    "paper": Size(_WIDTHS, _WIDTHS, (512, 512, 512, 1024, 1024, 1024), 1024, 512, False),
     "compact": Size(
-        (8, 16, 48, 96, 192), (16, 32, 64, 128, 256), (256, 256, 256, 512, 512, 512), 256, True
+        (32, 64, 128, 256, 384),
+        (16, 32, 64, 128, 256),
+        (512, 512, 512, 512, 512, 512),
+        256,
+        128,
+        True,
     ),
     # For tests alone: no setting offers it.
-    "tiny": Size((4, 4, 8, 8, 8), (4, 4, 8, 8, 8), (8, 8, 8, 8, 8, 8), 16, True),
+    "tiny": Size((8, 8, 16, 16, 24), (4, 4, 8, 8, 8), (16, 16, 16, 16, 16, 16), 16, 8, True),
 }
 
 
@@ -167,29 +169,23 @@ class AttributeInjection(nn.Module):
     def __init__(self, size: Size, variant: Variant) -> None:
         super().__init__()
         self.masked = variant.masked
-        inputs = LATENT + (len(ATTRIBUTES) if variant.masked else 0)
+        inputs = size.latent + (len(ATTRIBUTES) if variant.masked else 0)
         layers: list[nn.Module] = []
         for given, made in pairwise((inputs, *size.connected)):
             layers += [nn.Linear(given, made), nn.LeakyReLU(SLOPE)]
         self.layers = nn.Sequential(*layers)
         self.channels = size.widths[-1]
-        self.places = size.code_side if size.canvas else 1
-        self.affine = nn.Linear(size.connected[-1], self.channels * (1 + self.places**2))
+        self.affine = nn.Linear(size.connected[-1], 2 * self.channels)
 
     def forward(self, latent: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scale (N, C, 1, 1), around 1, and the bias (N, C, p, p) for `adain`.
-
-        p is 1 as in the paper, or with a canvas the bottleneck's side (ours).
-        """
+        """Return the scale, around 1, and the bias for `adain`: (N, C, 1, 1) each."""
         inputs = torch.cat([latent, mask], 1) if self.masked else latent
-        out = self.affine(self.layers(inputs))
-        scale, bias = out[:, : self.channels], out[:, self.channels :]
-        shape = (-1, self.channels, self.places, self.places)
-        return 1 + scale[:, :, None, None], bias.view(shape)
+        scale, bias = self.affine(self.layers(inputs))[:, :, None, None].chunk(2, 1)
+        return 1 + scale, bias
 
 
 class Generator(nn.Module):
-    """Encoder, SCUs, AINet and decoder (table 2), with a canvas where `Size.canvas` is set."""
+    """Encoder, SCUs, AINet and decoder (table 2)."""
 
     def __init__(self, size: Size, variant: Variant | None = None) -> None:
         super().__init__()
@@ -206,16 +202,8 @@ class Generator(nn.Module):
         )
         self.units = nn.ModuleList(_UNITS[variant.skip](w[i], w[i + 1]) for i in range(4))
         self.ainet = AttributeInjection(size, variant)
-        self.canvas = Canvas(size.side) if size.canvas else None
-        self.register_buffer("spread", rim_to_face(), persistent=False)
-        drawn = 12 if size.canvas else 0  # a canvas at half the side, four pixels a place
         bottom = w[4] * (2 if variant.inject == "concat" else 1)
-        shapes = [
-            (bottom, w[4]),
-            (w[4] + w[3], w[3]),
-            (w[3] + w[2], w[2]),
-            (w[2] + w[1] + drawn, w[1]),
-        ]
+        shapes = [(bottom, w[4]), (w[4] + w[3], w[3]), (w[3] + w[2], w[2]), (w[2] + w[1], w[1])]
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 nn.ConvTranspose2d(given, made, 4, 2, 1, bias=False),
@@ -224,45 +212,27 @@ class Generator(nn.Module):
             )
             for given, made in shapes
         )
-        self.last = nn.Sequential(nn.ConvTranspose2d(w[1] + w[0] + drawn, 3, 4, 2, 1))
-        if size.canvas:  # a new generator shows its canvas as it is
-            nn.init.zeros_(self.last[0].weight)  # type: ignore[arg-type]
-            nn.init.zeros_(self.last[0].bias)  # type: ignore[arg-type]
-        else:  # table 2 has both after D5, too
+        self.last = nn.Sequential(nn.ConvTranspose2d(w[1] + w[0], 3, 4, 2, 1))
+        if size.plain:
+            nn.init.constant_(self.last[0].bias, 0.5)  # type: ignore[arg-type]
+        else:
             self.last.extend([nn.BatchNorm2d(3), nn.ReLU()])
 
-    spread: Tensor
-
-    def forward(
-        self, chips: Tensor, latent: Tensor, mask: Tensor, faces: Tensor | None = None
-    ) -> Tensor:
-        """Return de-identified faces (N, 3, S, S), at least 0 and not clamped at 1.
+    def forward(self, chips: Tensor, latent: Tensor, mask: Tensor) -> Tensor:
+        """Return de-identified faces (N, 3, S, S), not clamped to [0, 1].
 
         Args:
-            chips: (N, 3, S, S) in [0, 1]. latent: (N, 512). mask: (N, 10).
-            faces: (N, 3, S, S), the faces that the latents stand for; None: as the canvas draws
-                them. Not used where there is no canvas.
+            chips: (N, 3, S, S) in [0, 1]. latent: (N, L). mask: (N, 10).
         """
         features = [chips * 2 - 1]
         for layer in self.encoder:
             features.append(layer(features[-1]))
         passed = self._suppressed(features[1:], mask)
         x = self._injected(passed[4], latent, mask)
-        canvas = None
-        if self.canvas is not None:
-            drawn = self.canvas(latent) if faces is None else faces
-            canvas = match_light(chips, drawn, self.spread)
         for index, layer in enumerate(self.decoder):
-            if index == 3 and canvas is not None:
-                small = functional.pixel_unshuffle(functional.avg_pool2d(canvas, 2), 2)
-                x = torch.cat([x, small], 1)
             x = torch.cat([layer(x), passed[3 - index]], 1)
-        out: Tensor
-        if canvas is None:
-            out = self.last(x)
-            return out
-        out = canvas + self.last(torch.cat([x, functional.pixel_unshuffle(canvas, 2)], 1))
-        return out.clamp(min=0)
+        out: Tensor = self.last(x)
+        return out
 
     def _suppressed(self, features: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
         """Return the five encoder features gated by the units; the deepest passes as it is."""
@@ -280,11 +250,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Table 3: D_cls, the critic, and D_att, the attribute head.
-
-    The attribute head, trained alone at first and then frozen, also describes faces when a latent
-    is chosen (latents.py); for that it has outputs beside the paper's ten.
-    """
+    """Table 3: D_cls, the critic, and D_att, which reads the ten attributes."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
@@ -300,16 +266,34 @@ class Discriminator(nn.Module):
         self.critic = nn.Sequential(
             nn.Linear(flat, size.hidden), nn.LeakyReLU(SLOPE), nn.Linear(size.hidden, 1)
         )
-        self.hidden = nn.Sequential(nn.Linear(flat, size.hidden), nn.LeakyReLU(SLOPE))
-        self.attributes = nn.Linear(size.hidden, len(ATTRIBUTES))
-        self.description = nn.Linear(size.hidden, DESCRIPTION)
+        self.attributes = nn.Sequential(
+            nn.Linear(flat, size.hidden),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(size.hidden, len(ATTRIBUTES)),
+        )
 
     def forward(self, chips: Tensor) -> tuple[Tensor, Tensor]:
         """Return D_cls (N,) and D_att before its sigmoid (N, 10) of chips."""
         flat = self.layers(chips * 2 - 1).flatten(1)
-        return self.critic(flat)[:, 0], self.attributes(self.hidden(flat))
+        return self.critic(flat)[:, 0], self.attributes(flat)
 
-    def attribute_head(self, chips: Tensor) -> tuple[Tensor, Tensor]:
-        """Return D_att before its sigmoid (N, 10) of chips, and our outputs (N, DESCRIPTION)."""
-        hidden = self.hidden(self.layers(chips * 2 - 1).flatten(1))
-        return self.attributes(hidden), self.description(hidden)
+
+class PatchCritic(nn.Module):
+    """Which patches of a picture look drawn by the decoder: (N, 3, S, S) -> (N, 1, S/8, S/8). Ours.
+
+    Source: Isola et al. 2017 (pix2pix, arXiv:1611.07004), section 3.2.2, with spectral norm
+    (Miyato et al. 2018, arXiv:1802.05957).
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for given, made in pairwise((3, *widths)):
+            convolution = nn.Conv2d(given, made, 4, 2, 1)
+            layers += [nn.utils.parametrizations.spectral_norm(convolution), nn.LeakyReLU(SLOPE)]
+        last = nn.Conv2d(widths[-1], 1, 3, 1, 1)
+        self.layers = nn.Sequential(*layers, nn.utils.parametrizations.spectral_norm(last))
+
+    def forward(self, chips: Tensor) -> Tensor:
+        found: Tensor = self.layers(chips * 2 - 1)
+        return found

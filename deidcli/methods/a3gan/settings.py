@@ -16,9 +16,9 @@ ATTRIBUTES = (
 )
 """The ten attributes of the mask, in its order (appendix D); CelebA's names."""
 EXTRA_ATTRIBUTES = ("Smiling", "Eyeglasses")
-"""Two more attributes by which a latent is chosen: a difference in them is seen at once."""
+"""Two more that the mask does not name and training does not change."""
 READ_ATTRIBUTES = (*ATTRIBUTES, *EXTRA_ATTRIBUTES)
-"""The twelve attributes that the attribute head reads, in the order of its outputs."""
+"""What --attrs may name."""
 PRESETS: dict[str, tuple[str, ...]] = {
     "0": (),
     "1": ("Male",),
@@ -41,9 +41,6 @@ class A3ganSettings:
     separated by commas; empty: none, or with --attrs all that it does not name."""
     attrs: str = ""
     """The attributes that are kept, of the ten, Smiling and Eyeglasses; --attrs sets it."""
-    latent: Literal["drawn", "normal"] = "drawn"
-    """drawn: the latent of a computer-made face that fits, chosen by the face's own seed. normal:
-    from N(0, I) as in the paper, truncated; kept attributes are then not kept."""
     size: SizeName = "compact"
     """compact: what a CPU trains, shipped. paper: tables 2 to 4, which you train yourself."""
     variant: VariantName = "full"
@@ -103,7 +100,7 @@ def weights_name(size: str, variant: str) -> str:
 
 
 class A3ganFacts(Facts):
-    """A photo-like face of somebody else; a mask says which attributes may change."""
+    """Somebody else in the same picture; a mask says which attributes change."""
 
     settings: A3ganSettings
     whole_chips = True

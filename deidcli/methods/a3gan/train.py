@@ -1,19 +1,17 @@
-"""Train `a3gan`: the attribute head, the generator under a teacher, the generator by eq. 13.
+"""Train `a3gan`: on drawn pairs, then by eq. 13 on photographs and pairs.
 
-    deid train a3gan celeba/train --set pool=portraits --set more=celeba_small
-    deid train a3gan DATA --size paper --set pool=portraits --set skip=stu
+    deid train a3gan celeba/train
+    deid train a3gan DATA --set skip=stu --set warm=false
 
-1. The discriminator's attribute head alone (eq. 9), which also describes the faces among which a
-   latent is chosen.
-2. The generator learns to lay the face that a latent stands for into the picture (L1): a GAN from
-   noise needs days of a GPU. Half of the batch has the portrait as its canvas, half what the
-   latent alone draws. With a canvas the target is the canvas itself, so an untrained generator
-   already has a loss near 0 (docs/methods/a3gan.md, "What the networks do").
-3. The paper's losses (eq. 13), the teacher's kept at a lower weight; half of the latents come
-   from N(0, I).
+1. Pairs are drawn once, into OUT/pairs: the same picture with another person (pairs.py).
+2. On pairs, encoder, SCUs, AINet and decoder learn to put another person into a picture (L1, a
+   perceptual term, the person, a patch critic).
+3. The discriminator's attribute head alone (eq. 9).
+4. The paper's losses (eq. 13), with the pairs as an anchor.
 
-Each part keeps a checkpoint in `out`, so the same command resumes after a kill and ends with the
-same weights. `out/samples.png` shows, row by row: originals, change=0, 5, 10, N(0, I).
+Each part keeps a checkpoint in OUT, so the same command resumes after a kill and ends with the
+same weights. `OUT/samples.png` shows, row by row: photographs, change=0 with two latents, Male,
+10; then sources, what is made of them, targets.
 """
 
 from __future__ import annotations
@@ -22,48 +20,57 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deidcli.faces import recognizers
+from deidcli.faces.align import Image, chip_affine, crop
+from deidcli.faces.dlib_nets import CHIP_SIZE, load_recognizer
+from deidcli.faces.reader import pooled
+from deidcli.faces.segmenter import FACE, HAIR, NECK, OCCLUDER, to_input
+from deidcli.generator.model import load_generator
 from deidcli.methods.a3gan import losses
-from deidcli.methods.a3gan.attribute_head import AttributeHead, train_attribute_head
-from deidcli.methods.a3gan.canvas import LATENT
-from deidcli.methods.a3gan.gan import Gan
-from deidcli.methods.a3gan.latents import attribute_mask, describe, truncated
+from deidcli.methods.a3gan.gan import Gan, Photographs
+from deidcli.methods.a3gan.geometry import (
+    DRAWN_LANDMARKS,
+    PADDING,
+    drawn_chip,
+    drawn_side_of,
+    window,
+)
 from deidcli.methods.a3gan.networks import SIZES, Discriminator, Generator
+from deidcli.methods.a3gan.pair_batches import Pairs
+from deidcli.methods.a3gan.pairs import Reading, draw_pairs, drawn_mask
 from deidcli.methods.a3gan.recipe import (
+    ATTRIBUTES,
     GAN,
-    GENERATOR_FLOOR,
-    POOL_TRAINING,
-    TEACHER,
+    HEAD_FLOOR,
+    SUPERVISED,
     Recipe,
     Run,
     learning_rate_factor,
 )
-from deidcli.methods.a3gan.settings import ATTRIBUTES
-from deidcli.methods.a3gan.teacher import (
-    Material,
-    canvas_faces,
-    draw_seeds,
-    gather_material,
-    make_batch,
-    new_generator,
+from deidcli.methods.a3gan.settings import ATTRIBUTES as TEN
+from deidcli.methods.a3gan.settings import changing
+from deidcli.methods.a3gan.supervised import Supervised
+from deidcli.methods.a3gan.training_faces import (
+    Faces,
+    augmented,
+    load_faces,
+    to_batch,
+    write_sheet,
 )
-from deidcli.methods.a3gan.training_faces import Faces, load_faces, to_batch, write_sheet
-from deidcli.methods.blend import PADDING, wide_edge_mask
+from deidcli.methods.loading import load_part, load_reader, load_segmenter
 from deidcli.training.chips import with_own_faces
 from deidcli.training.loop import StoppedError, log, optimizer_step, take_steps
 from deidcli.training.weight_files import training_command, write_own_weights
+from deidcli.weights.own import own_weights
 
-TEACHER_DECAY = 1e-3
-"""AdamW's weight decay under the teacher."""
+WEIGHT_DECAY = 0.02
+"""AdamW's, for the attribute head."""
 SHEET = 12
 """Faces on the sheet of samples."""
-REAL_FACES = (
-    "pool=training: published faces are made of the training pictures, and the weights hold them: "
-    "faces of real people, if the data is of real people. Not for publishing"
-)
+READ_AT_ONCE = 32
 
 
 @with_own_faces
@@ -87,10 +94,9 @@ def train(
         The files written; None when stopped early.
 
     Raises:
-        UsageError: there is no pool.
-        DeidError: the data has no faces or no labels, or `out` was made with other settings.
+        DeidError: the data has no faces or no labels, `out` was made with other settings, or a
+            package that brings weights is not installed.
     """
-    settings.require_pool()
     torch.set_num_threads(settings.threads)
     run = Run(settings, out, stop_after)
     try:
@@ -102,70 +108,138 @@ def train(
 
 def _train(data: Sequence[Path], validation: Sequence[Path], run: Run, cache: Path) -> list[Path]:
     recipe = run.settings
-    if recipe.part == "all":
-        recognizers.load(recipe.recognizer)  # the last part needs it: say so before the first
-    faces = load_faces(data, run, cache, recipe.limit, labeled=True)
-    more = [Path(text) for text in recipe.more.split(",") if text]
-    labeled = load_faces([*data, *more], run, cache, recipe.limit * (1 + len(more)))
-    held_out = load_faces(validation, run, cache) if validation else None
-    log(f"{len(faces)} faces, {len(labeled)} for the attribute head")
-    source = faces
-    if recipe.part != "attribute_head":
-        if recipe.pool == POOL_TRAINING:
-            log(f"warning: {REAL_FACES}")
-        else:
-            source = load_faces([Path(recipe.pool)], run, cache)
-    head = train_attribute_head(labeled, held_out, run)
-    if recipe.part == "attribute_head":
-        return []
-    material = gather_material(faces, source, head, run)
+    faces = load_faces(data, cache, recipe.limit)
+    held_out = load_faces(validation, cache) if validation else None
     shown = held_out or faces
-    generator = train_under_teacher(material, shown, head, run)
-    if recipe.part == "teacher":
-        return []
-    average = train_gan(material, shown, head, generator, run)
-    return [write_weights(average, head.network, material, run, data)]
+    pairs = gather_pairs(run)
+    log(f"{len(faces)} faces, {len(pairs)} pairs")
+    taught = train_on_pairs(pairs, shown, run)
+    if recipe.part == "supervised":
+        return [write_weights(taught.average, run, data)]
+    head = train_attribute_head(faces, held_out, run)
+    average = train_gan(faces, pairs, shown, taught, head, run)
+    return [write_weights(average, run, data)]
 
 
-# --- The generator under the teacher
+# --- Pairs
 
 
-def train_under_teacher(
-    material: Material, shown: Faces, head: AttributeHead, run: Run
-) -> Generator:
-    """Train a new generator to lay the face that a latent stands for into the picture."""
+def gather_pairs(run: Run) -> Pairs:
+    """Draw the pairs that are not there yet, and load all."""
     recipe = run.settings
-    generator = new_generator(material, run)
-    optimizer = torch.optim.AdamW(generator.parameters(), recipe.rate, weight_decay=TEACHER_DECAY)
-    steps = recipe.teacher_steps
-    window = wide_edge_mask(SIZES[recipe.size].side).to(recipe.device)
+    folder = run.out / "pairs"
+    generator = load_generator(recipe.device)
+    latent = SIZES[recipe.size].latent
+    components = draw_pairs(
+        generator, reading_of(recipe.device), latent, recipe.blocks, folder, recipe.seed
+    )
+    return Pairs(folder, recipe.blocks, components)
+
+
+def reading_of(device: str) -> Reading:
+    """What reads drawn pictures: attributes and age, and the outline of the head."""
+    reader, segmenter = load_reader(device), load_segmenter(device)
+    recognizer = load_recognizer(device)
+    affine = chip_affine(DRAWN_LANDMARKS, CHIP_SIZE, 0.25)
+
+    @torch.inference_mode()
+    def read(pictures: list[Image]) -> tuple[np.ndarray, np.ndarray]:
+        answers, heads = [], []
+        for start in range(0, len(pictures), READ_AT_ONCE):
+            block = pictures[start : start + READ_AT_ONCE]
+            cut = np.stack([crop(picture, affine, CHIP_SIZE, True) for picture in block])
+            chips = torch.from_numpy(cut).to(device).permute(0, 3, 1, 2).float() / 255
+            answers.append(reader(pooled(recognizer.maps(chips))).cpu().numpy())
+            views = to_input([np.pad(p, ((64, 64), (64, 64), (0, 0)), "reflect") for p in block])
+            shares = torch.softmax(segmenter(views.to(device)), 1)
+            head = shares[:, [HAIR, FACE, NECK, OCCLUDER]].sum(1).cpu().numpy()
+            heads += [drawn_chip(drawn_side_of(share)) for share in head]
+        return np.concatenate(answers).astype(np.float32), np.stack(heads)
+
+    return read
+
+
+# --- The generator on pairs
+
+
+def new_generator(run: Run) -> Generator:
+    """A generator with drawn weights, or with those that are there."""
+    recipe = run.settings
+    torch.manual_seed(recipe.seed)
+    generator = Generator(SIZES[recipe.size], recipe.variant)
+    if recipe.warm:
+        load_part(generator, "generator", own_weights(recipe.weights_name)[0])
+    return generator.to(recipe.device).to(memory_format=torch.channels_last)
+
+
+def train_on_pairs(pairs: Pairs, shown: Faces, run: Run) -> Supervised:
+    """Train a generator to put another person into a picture."""
+    recipe = run.settings
+    taught = Supervised(new_generator(run), recipe)
 
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
-        generator.train()
-        batch = make_batch(material, rows, random, run)
-        made = generator(batch.chips, batch.latent, batch.mask, canvas_faces(generator, batch))
-        loss = losses.teacher_loss(made, batch.target, window)
-        factor = learning_rate_factor(step, steps, GENERATOR_FLOOR)
-        return {"teacher": optimizer_step(optimizer, loss, factor)}
+        return taught.step(step, pairs.batch(rows, random, recipe.device))
 
     def after(step: int) -> str:
-        draw_sheet(generator, shown, head.network, material, run)
+        draw_sheet(taught.average, shown, pairs, run)
         return ""
 
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "model": generator,
-        "optimizer": optimizer,
-    }
-    count, fixed = len(material.faces), run.fixed(TEACHER)
-    take_steps("teacher", parts, count, recipe.batch_size, steps, step_of, run, fixed, after)
-    return generator
+    count, fixed = len(pairs), run.fixed(SUPERVISED)
+    take_steps(
+        "supervised", taught.parts(), count, recipe.batch_size, recipe.supervised_steps,
+        step_of, run, fixed, after,
+    )  # fmt: skip
+    return taught
+
+
+# --- The attribute head
+
+
+def train_attribute_head(faces: Faces, held_out: Faces | None, run: Run) -> Discriminator:
+    """Train the discriminator's attribute head by eq. 9."""
+    recipe = run.settings
+    torch.manual_seed(recipe.seed)
+    network = Discriminator(SIZES[recipe.size]).to(recipe.device)
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), recipe.attribute_rate, weight_decay=WEIGHT_DECAY
+    )
+    steps = recipe.attribute_steps
+
+    def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
+        network.train()
+        chips = augmented(to_batch(faces.chips[rows], recipe.device), random)
+        _, logits = network(chips)
+        loss = losses.attribute_loss(logits, faces.labels[rows].to(recipe.device))
+        factor = learning_rate_factor(step, steps, HEAD_FLOOR)
+        return {"att1": optimizer_step(optimizer, loss, factor)}
+
+    def after(step: int) -> str:
+        return "" if held_out is None else _accuracy(network.eval(), held_out, recipe.device)
+
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"model": network, "optimizer": optimizer}
+    fixed = run.fixed(ATTRIBUTES)
+    take_steps(
+        "attribute_head", parts, len(faces), recipe.attribute_batch, steps, step_of, run, fixed,
+        after,
+    )  # fmt: skip
+    return network
+
+
+@torch.no_grad()
+def _accuracy(network: Discriminator, faces: Faces, device: str) -> str:
+    """Return words for the log: the share of faces on which each attribute is right."""
+    parts = torch.split(faces.chips, 256)
+    said = torch.cat([network(to_batch(part, device))[1].cpu() for part in parts])
+    right = ((said > 0).float() == faces.labels).float().mean(0)
+    return "; right: " + ", ".join(f"{n} {share:.2f}" for n, share in zip(TEN, right, strict=True))
 
 
 # --- The generator under eq. 13
 
 
 def train_gan(
-    material: Material, shown: Faces, head: AttributeHead, generator: Generator, run: Run
+    faces: Faces, pairs: Pairs, shown: Faces, taught: Supervised, head: Discriminator, run: Run
 ) -> Generator:
     """Train generator and discriminator by eq. 13.
 
@@ -173,24 +247,28 @@ def train_gan(
         The generator with the averaged weights.
     """
     recipe = run.settings
-    gan = Gan(generator, head.network, recipe)
+    gan = Gan(taught.generator, taught.average, taught.lessons, head, recipe)
+    half = recipe.batch_size // 2
 
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
-        return gan.step(step, make_batch(material, rows, random, run), random)
+        chosen = torch.randint(len(faces), (half,), generator=random)
+        real = Photographs(
+            augmented(to_batch(faces.chips[chosen], recipe.device), random),
+            faces.labels[chosen].to(recipe.device),
+            torch.randn(half, SIZES[recipe.size].latent, generator=random).to(recipe.device),
+            torch.stack([drawn_mask(random) for _ in range(half)]).to(recipe.device),
+        )
+        return gan.step(step, real, pairs.batch(rows, random, recipe.device), random)
 
     def after(step: int) -> str:
-        draw_sheet(gan.average, shown, head.network, material, run)
+        draw_sheet(gan.average, shown, pairs, run)
         return ""
 
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {
-        "generator": gan.generator,
-        "average": gan.average,
-        "discriminator": gan.discriminator,
-        "generator_optimizer": gan.generator_optimizer,
-        "discriminator_optimizer": gan.discriminator_optimizer,
-    }
-    count, fixed = len(material.faces), run.fixed(GAN)
-    take_steps("gan", parts, count, recipe.batch_size, recipe.steps, step_of, run, fixed, after)
+    count, fixed = len(pairs), run.fixed(GAN)
+    take_steps(
+        "gan", gan.parts(), count, recipe.batch_size - half, recipe.steps, step_of, run, fixed,
+        after,
+    )  # fmt: skip
     return gan.average
 
 
@@ -198,60 +276,40 @@ def train_gan(
 
 
 @torch.no_grad()
-def draw_sheet(
-    generator: Generator, shown: Faces, head: Discriminator, material: Material, run: Run
-) -> None:
-    """Write samples.png: originals, change=0, 5, 10, and latents from N(0, I)."""
+def draw_sheet(generator: Generator, shown: Faces, pairs: Pairs, run: Run) -> None:
+    """Write samples.png, see the module."""
     device = run.settings.device
-    was_training, pool = generator.training, material.pool
+    was_training = generator.training
     generator.eval()
     some = torch.linspace(0, len(shown) - 1, min(SHEET, len(shown))).round().long()
-    chips = to_batch(shown.chips, some, device)
-    window = wide_edge_mask(chips.shape[2]).to(device)
-    described = describe(head, chips)
-    seeds = draw_seeds(len(chips), torch.Generator().manual_seed(1))
+    chips = to_batch(shown.chips[some], device)
+    share = torch.from_numpy(window()).to(device)
+    random = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, len(chips), generator.size.latent, generator=random).to(device)
     rows = [chips]
-    noise = torch.randn(len(chips), LATENT, generator=torch.Generator().manual_seed(2)).to(device)
-    for change in ("0", "5", "10"):
-        mask = attribute_mask(change).expand(len(chips), -1).to(device)
-        chosen = pool.draw(described, mask, seeds)
-        latent, faces = pool.latents(described, mask, chosen, noise).to(device), None
-        if generator.canvas is not None:
-            portraits = material.portraits.faces(chosen)
-            faces = generator.canvas.from_portraits(portraits, latent, pool.codes[chosen])
-        rows.append(torch.lerp(chips, generator(chips, latent, mask, faces), window))
-    nothing = torch.zeros(len(chips), len(ATTRIBUTES), device=chips.device)
-    rows.append(torch.lerp(chips, generator(chips, truncated(noise), nothing), window))
+    for change, latent in (("0", 0), ("0", 1), ("1", 0), ("10", 0)):
+        mask = torch.tensor([[float(name in changing(change)) for name in TEN]])
+        made = generator(chips, latents[latent], mask.expand(len(chips), -1).to(device))
+        rows.append(torch.lerp(chips, made.clamp(0, 1), share))
+    some = torch.linspace(0, len(pairs) - 1, SHEET).long()
+    batch = pairs.batch(some, random, device, vary=False)
+    rows += [batch.source, generator(batch.source, batch.latent, batch.mask), batch.target]
     write_sheet(run.out / "samples.png", rows)
     generator.train(was_training)
 
 
-def write_weights(
-    generator: Generator, head: Discriminator, material: Material, run: Run, data: Sequence[Path]
-) -> Path:
+def write_weights(generator: Generator, run: Run, data: Sequence[Path]) -> Path:
     """Write `a3gan-SIZE`, or `a3gan-SIZE-VARIANT`, and its card; return its path."""
     recipe = run.settings
     tensors = {
-        f"{part}.{key}": value
-        for part, module in (("generator", generator), ("attribute_head", head))
-        for key, value in module.state_dict().items()
-        if value.is_floating_point() and not key.startswith("critic.")
+        f"generator.{key}": value
+        for key, value in generator.state_dict().items()
+        if value.is_floating_point()
     }
-    pool, portraits = material.pool, material.portraits
-    tensors |= {f"pool.{key}": value for key, value in vars(pool.described).items()}
-    tensors |= {
-        "pool.codes": pool.codes,
-        "portraits.files": portraits.files,
-        "portraits.ends": portraits.ends,
-    }
-    names = ",".join(Path(path).name for path in recipe.more.split(",") if path)
-    command = training_command(
-        "a3gan", replace(recipe, more=names), leave_out=("part",), paths=("pool", "pool_labels")
-    )
     card = {
         "kind": "a3gan",
-        "trained_on": ", ".join(path.name for path in data),
-        "command": command,
+        "trained_on": ", ".join([*(path.name for path in data), "pictures of random-face"]),
+        "command": training_command("a3gan", replace(recipe), leave_out=()),
         "license": "Apache-2.0",
         "input": {
             "side": SIZES[recipe.size].side,
@@ -259,6 +317,5 @@ def write_weights(
             "range": "[0, 1]",
             "color": "RGB",
         },
-        "notes": REAL_FACES if recipe.pool == POOL_TRAINING else "",
     }
     return write_own_weights(run.out, recipe.weights_name, tensors, card)

@@ -1,51 +1,37 @@
-"""The faces that `a3gan` learns from, in batches, and the sheet of samples."""
+"""The faces that `a3gan` learns from beside the drawn pairs, and the sheet of samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError
-from deidcli.faces import align, recognizers
-from deidcli.methods.a3gan.networks import SIZES
-from deidcli.methods.a3gan.recipe import Run
-from deidcli.methods.a3gan.settings import READ_ATTRIBUTES
-from deidcli.methods.blend import PADDING
-from deidcli.training.chips import Chips, load_all, load_landmarks, require_labels
-from deidcli.training.loop import log
-
-BLOCK = 256
-"""Faces that go through a network at once where no gradient is kept."""
+from deidcli.methods.a3gan.geometry import PADDING, SIDE
+from deidcli.methods.a3gan.settings import ATTRIBUTES
+from deidcli.training.chips import load_all, require_labels
 
 
-@dataclass
+@dataclass(frozen=True)
 class Faces:
     """N faces for training, as arrays."""
 
     chips: Tensor
     """(N, S, S, 3) uint8 RGB."""
     labels: Tensor
-    """(N, 12) float32 of READ_ATTRIBUTES: 1 present, 0 absent, -1 not labeled."""
-    all_labels: Tensor
-    """(N, 40) float32: the same for all of CelebA's attributes."""
-    shape: Tensor
-    """(N, 10) float32: landmarks less the mean face's, in the unit square."""
+    """(N, 10) float32 of ATTRIBUTES: 1 present, 0 absent, -1 not labeled."""
 
     def __len__(self) -> int:
         return len(self.chips)
 
 
-def load_faces(
-    paths: Sequence[Path], run: Run, cache: Path, limit: int = 0, labeled: bool = False
-) -> Faces:
+def load_faces(paths: Sequence[Path], cache: Path, limit: int = 0, labeled: bool = True) -> Faces:
     """Return the faces that the detector found in data sets.
 
     Args:
@@ -55,57 +41,29 @@ def load_faces(
     Raises:
         DeidError: there is no face, or no label where there must be one.
     """
-    side = SIZES[run.settings.size].side
-    chips = load_all(paths, side, PADDING, cache, extend=True)
+    chips = load_all(paths, SIDE, PADDING, cache, extend=True)
     if labeled:
         require_labels(chips)
     rows = np.flatnonzero(chips.found)
     if 0 < limit < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
-    shape = load_landmarks(paths, cache)[rows] - align.MEAN_FACE_5.astype(np.float32)
-    return Faces(
-        torch.from_numpy(chips.chips[rows]),
-        torch.from_numpy(_labels(chips, READ_ATTRIBUTES)[rows]),
-        torch.from_numpy(_labels(chips, CELEBA_ATTRIBUTES)[rows]),
-        torch.from_numpy(shape).flatten(1),
-    )
+    columns = [CELEBA_ATTRIBUTES.index(name) for name in ATTRIBUTES]
+    labels = chips.labels[rows][:, columns].astype(np.float32)
+    known = np.where(labels == 0, -1, (labels + 1) / 2).astype(np.float32)
+    return Faces(torch.from_numpy(chips.chips[rows]), torch.from_numpy(known))
 
 
-def _labels(chips: Chips, names: Sequence[str]) -> NDArray[np.float32]:
-    """Return (N, names): 1, 0, or -1 where there is no label."""
-    columns = [CELEBA_ATTRIBUTES.index(name) for name in names]
-    labels = chips.labels[:, columns].astype(np.float32)
-    return np.where(labels == 0, -1, (labels + 1) / 2).astype(np.float32)
+def to_batch(chips: Tensor, device: str) -> Tensor:
+    """Return (B, S, S, 3) uint8 as (B, 3, S, S) float32 in [0, 1], channels last."""
+    return chips.to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def to_batch(chips: Tensor, rows: Tensor, device: str) -> Tensor:
-    """Return rows (B,) of (N, S, S, 3) uint8 as (B, 3, S, S) float32 in [0, 1], channels last."""
-    return chips[rows].to(device).permute(0, 3, 1, 2).float() / 255
-
-
-@torch.no_grad()
-def in_blocks(function: Callable[[Tensor], Tensor], chips: Tensor, device: str) -> Tensor:
-    """Return what a function makes of batches of all the chips (N, S, S, 3), joined, on the CPU."""
-    parts = torch.split(torch.arange(len(chips)), BLOCK)
-    return torch.cat([function(to_batch(chips, rows, device)).cpu() for rows in parts])
-
-
-def dlib_embeddings(chips: Tensor, path: Path) -> Tensor:
-    """Return dlib's descriptors (N, 128) float32 of chips (N, S, S, 3), kept in the file `path`."""
-    if path.is_file():
-        kept = np.load(path)
-        if len(kept) == len(chips):
-            return torch.from_numpy(kept)
-    log(f"descriptors of {len(chips)} faces")
-    unit = align.chip_from_unit(np.eye(2, 3), chips.shape[1], PADDING)
-    points = align.apply_affine(unit, align.MEAN_FACE_5)
-    parts = [
-        recognizers.embed("dlib", [recognizers.cut("dlib", chip, points) for chip in block])
-        for block in np.array_split(chips.numpy(), max(1, len(chips) // BLOCK))
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.concatenate(parts))
-    return torch.from_numpy(np.concatenate(parts))
+def augmented(chips: Tensor, random: torch.Generator) -> Tensor:
+    """Return chips (B, 3, S, S), half of them mirrored, brightness and contrast varied a little."""
+    flipped, gain, shift = (torch.rand(len(chips), 1, 1, 1, generator=random) for _ in range(3))
+    chips = torch.where(flipped.to(chips.device) < 0.5, chips.flip(3), chips)
+    gain, shift = 0.9 + 0.2 * gain.to(chips.device), 0.1 * shift.to(chips.device) - 0.05
+    return (chips * gain + shift).clamp(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def write_sheet(path: Path, rows: Sequence[Tensor]) -> None:
@@ -114,7 +72,7 @@ def write_sheet(path: Path, rows: Sequence[Tensor]) -> None:
     Raises:
         DeidError: the file could not be written.
     """
-    lines = [torch.cat(list(row.detach().cpu().clamp(0, 1)), 2) for row in rows]
+    lines = [torch.cat(list(row.detach().cpu().float().clamp(0, 1)), 2) for row in rows]
     picture = (torch.cat(lines, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), picture[..., ::-1]):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deidcli.faces.segmenter import OCCLUDER
 from deidcli.methods.surrogate.losses import IGNORED
-from deidcli.methods.surrogate.segmentation import OCCLUDER
 
 COVERED = 0.35
 """Share of pictures with something before the face."""

@@ -30,12 +30,12 @@ from deidcli.faces.align import (
 )
 from deidcli.faces.dlib_nets import CHIP_SIZE, DlibRecognizer, load_recognizer
 from deidcli.faces.mesh import FIRST_PADDING, Mesh, ffhq_affine, find_mesh
+from deidcli.faces.reader import AGE_CENTER, AGE_SCALE, Reader, pooled
+from deidcli.faces.segmenter import Segmenter, to_input
 from deidcli.generator.model import Generator
 from deidcli.methods.surrogate.blocks import Row, read_once
 from deidcli.methods.surrogate.describe import AGE, PADDING, five_points, measured
 from deidcli.methods.surrogate.description import Numbers
-from deidcli.methods.surrogate.networks import AGE_CENTER, AGE_SCALE, Reader, Segmenter, pooled
-from deidcli.methods.surrogate.segmentation import to_input
 from deidcli.methods.surrogate.teacher import SIDE, Teacher, age_of, label_map, pixels_of, random_w
 from deidcli.methods.surrogate.view import placed
 from deidcli.training.chips import find_all, frames_of, require_labels

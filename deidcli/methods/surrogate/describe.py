@@ -14,9 +14,9 @@ from deidcli.faces.align import Image, Points, chip_affine, crop
 from deidcli.faces.dlib_nets import CHIP_SIZE, DlibRecognizer
 from deidcli.faces.iris import gaze
 from deidcli.faces.mesh import Mesh
+from deidcli.faces.reader import AGE_CENTER, AGE_SCALE, Reader, pooled
+from deidcli.faces.segmenter import FACE, HAIR
 from deidcli.methods.surrogate.description import MEASURED, NAMES, Numbers
-from deidcli.methods.surrogate.networks import AGE_CENTER, AGE_SCALE, Reader, pooled
-from deidcli.methods.surrogate.segmentation import FACE, HAIR
 
 AGE = [field.name for field in MEASURED].index("age")
 """Place of the age, which is not measured here, among MEASURED."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deidcli.faces.align import Image, Mask
+from deidcli.faces.segmenter import CLOTHES, FACE, GROUND, HAIR, NECK, OCCLUDER
 from deidcli.methods.surrogate.grain import Grain, as_sharp
-from deidcli.methods.surrogate.segmentation import CLOTHES, FACE, GROUND, HAIR, NECK, OCCLUDER
 
 Floats = NDArray[np.float32]
 """(S, S) or (S, S, C) float32."""

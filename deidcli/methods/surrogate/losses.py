@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from deidcli.methods.surrogate.networks import AGE_CENTER, AGE_SCALE
+from deidcli.faces.reader import AGE_CENTER, AGE_SCALE
 
 IGNORED = 255
 """The label of pixels of which nobody knows what they show."""

@@ -19,16 +19,16 @@ from deidcli.celeba import parse_attributes
 from deidcli.faces.align import Image, crop
 from deidcli.faces.dlib_nets import load_recognizer
 from deidcli.faces.mesh import Mesh, find_mesh
+from deidcli.faces.segmenter import FACE, refined, to_input
 from deidcli.generator.model import load_generator
 from deidcli.methods.base import Chip, FaceInFrame, InFrames, Patch
-from deidcli.methods.loading import load_part, ready
+from deidcli.methods.loading import load_part, load_reader, load_segmenter
 from deidcli.methods.surrogate import laying
 from deidcli.methods.surrogate.describe import Describer
 from deidcli.methods.surrogate.description import Numbers, fields_of
 from deidcli.methods.surrogate.grain import grain_of
-from deidcli.methods.surrogate.networks import Predictor, Reader, Segmenter
+from deidcli.methods.surrogate.networks import Predictor
 from deidcli.methods.surrogate.search import Search, Wanted
-from deidcli.methods.surrogate.segmentation import FACE, refined, to_input
 from deidcli.methods.surrogate.settings import WEIGHTS, SurrogateFacts, SurrogateSettings
 from deidcli.methods.surrogate.view import (
     inside,
@@ -83,14 +83,12 @@ class Surrogate(SurrogateFacts, InFrames):
         self.settings, self.device = settings, device
         self.chip = Chip(256, 0.9)
         tensors, _ = own_weights(WEIGHTS)
-        segmenter, reader, predictor = Segmenter(), Reader(), Predictor()
-        load_part(segmenter, "segmenter", tensors)
-        load_part(reader, "reader", tensors)
+        predictor = Predictor()
         load_part(predictor, "predictor", tensors, unused=("precision", "usual"))
         predictor.prepare()
-        self.segmenter = ready(segmenter, device)
+        self.segmenter = load_segmenter(device)
         self.predictor = predictor.eval().requires_grad_(False)
-        self.describer = Describer(load_recognizer(device), ready(reader, device), device)
+        self.describer = Describer(load_recognizer(device), load_reader(device), device)
         self.generator = load_generator(device)
         self.fields = fields_of(settings.parts(), parse_attributes(settings.attrs))
         self.search = Search(self.generator, self.predictor, self.fields)

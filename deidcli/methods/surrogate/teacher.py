@@ -23,12 +23,12 @@ from torch.nn import functional
 from deidcli.errors import DeidError
 from deidcli.faces.align import Image, chip_affine, crop
 from deidcli.faces.mesh import Mesh
+from deidcli.faces.segmenter import CLOTHES, FACE, GROUND, HAIR, NECK
 from deidcli.generator.heads import LAYERS, late, load_head
 from deidcli.generator.model import Generator, everywhere
 from deidcli.generator.networks import WIDTH
 from deidcli.methods.surrogate.describe import five_points
 from deidcli.methods.surrogate.losses import IGNORED
-from deidcli.methods.surrogate.segmentation import CLOTHES, FACE, GROUND, HAIR, NECK
 from deidcli.methods.surrogate.settings import WEIGHTS
 from deidcli.weights.files import pip_file
 from deidcli.weights.own import own_cards, own_weights

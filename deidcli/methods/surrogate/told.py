@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.faces.segmenter import SIDE
 from deidcli.methods.surrogate.description import ANSWERED, MEASURED, NAMES
 from deidcli.methods.surrogate.recipe import Recipe
-from deidcli.methods.surrogate.segmentation import SIDE
 from deidcli.methods.surrogate.settings import WEIGHTS
 from deidcli.training.weight_files import training_command
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.faces.reader import AGE_CENTER, AGE_SCALE, FEATURES, Reader
+from deidcli.faces.segmenter import Segmenter
 from deidcli.generator.model import load_generator
 from deidcli.methods.surrogate.augmentation import varied
 from deidcli.methods.surrogate.bank import (
@@ -39,14 +41,7 @@ from deidcli.methods.surrogate.losses import (
     predictor_loss,
     segmentation_loss,
 )
-from deidcli.methods.surrogate.networks import (
-    AGE_CENTER,
-    AGE_SCALE,
-    FEATURES,
-    Predictor,
-    Reader,
-    Segmenter,
-)
+from deidcli.methods.surrogate.networks import Predictor
 from deidcli.methods.surrogate.recipe import PREDICTOR, READER, SEGMENTER, Recipe
 from deidcli.methods.surrogate.settings import WEIGHTS
 from deidcli.methods.surrogate.teacher import Clusters, Teacher, load_clusters, require_teachers

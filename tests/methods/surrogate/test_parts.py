@@ -12,6 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from deidcli.faces.align import Image
+from deidcli.faces.segmenter import (
+    CLASSES,
+    CLOTHES,
+    FACE,
+    GROUND,
+    HAIR,
+    NECK,
+    OCCLUDER,
+    refined,
+)
 from deidcli.methods.surrogate import grain, laying, view
 from deidcli.methods.surrogate import search as searching
 from deidcli.methods.surrogate.description import (
@@ -24,16 +34,6 @@ from deidcli.methods.surrogate.description import (
 )
 from deidcli.methods.surrogate.laying import Parts
 from deidcli.methods.surrogate.networks import DESCRIPTOR, Predictor
-from deidcli.methods.surrogate.segmentation import (
-    CLASSES,
-    CLOTHES,
-    FACE,
-    GROUND,
-    HAIR,
-    NECK,
-    OCCLUDER,
-    refined,
-)
 
 Floats = NDArray[np.float32]
 FIELDS = fields_of(PARTS, ())

@@ -176,6 +176,11 @@ class AttributeInjection(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.channels = size.widths[-1]
         self.affine = nn.Linear(size.connected[-1], 2 * self.channels)
+        # torch's own start loses a latent's variance over six layers: nothing would hang on it.
+        for module in self.layers:
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, SLOPE)
+        nn.init.xavier_normal_(self.affine.weight, 0.5)
 
     def forward(self, latent: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scale, around 1, and the bias for `adain`: (N, C, 1, 1) each."""

@@ -31,11 +31,11 @@ class Recipe:
     """Blocks of pairs that are drawn, 256 pictures each, for 768 pairs."""
     warm: bool = False
     """Start from the weights that are there, shipped ones or those in $DEID_WEIGHTS."""
-    supervised_steps: int = 7000
+    supervised_steps: int = 3000
     """Steps on pairs alone."""
-    attribute_steps: int = 600
+    attribute_steps: int = 500
     """Steps of the discriminator's attribute head alone (eq. 9)."""
-    steps: int = 2000
+    steps: int = 500
     """Steps with the losses of eq. 13."""
     batch_size: int = 32
     """Pairs in a batch; under eq. 13 half of them are photographs, at least 2."""
@@ -51,6 +51,8 @@ class Recipe:
     """Adam's highest learning rate for generator and discriminator; its betas are (0, 0.9)."""
     penalty_every: int = 2
     """The gradient penalty is computed on every so many steps, with so many times its weight."""
+    recognizer: str = "dlib"
+    """The frozen recognizer of eq. 12, and of the wanted person on pairs."""
     lambda1: float = 1.0
     """Weight of L_att1 (eq. 13)."""
     lambda2: float = 0.5
@@ -63,7 +65,7 @@ class Recipe:
     """Weight of the L1 distance to the target of a pair. Ours, as the next three."""
     lambda_perceptual: float = 1.0
     """Weight of the distance of dlib's lower maps."""
-    lambda_person: float = 0.5
+    lambda_person: float = 2.0
     """Weight of the distance to the wanted person."""
     lambda_patch: float = 0.05
     """Weight of the patch critic."""
@@ -123,7 +125,7 @@ SUPERVISED = (
     *PAIRS,
     *("skip", "masked", "inject", "warm", "supervised_steps", "batch_size", "rate", "patch_rate"),
     *("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch"),
-    *("average", "precision"),
+    *("average", "precision", "recognizer"),
 )
 ATTRIBUTES = ("size", "attribute_steps", "attribute_batch", "attribute_rate", "limit", "seed")
 GAN = (
@@ -140,3 +142,12 @@ Run = TrainingRun[Recipe]
 def learning_rate_factor(step: int, steps: int, floor: float) -> float:
     """Return the schedule of all parts: a short warmup, then a half cosine down to `floor`."""
     return cosine(step, steps, warmup=min(100, steps // 10), floor=floor)
+
+
+VEILED_UNTIL = 0.5
+"""Share of the steps on pairs in which all sources are veiled; from there on fewer and fewer."""
+
+
+def veiled_share(step: int, steps: int) -> float:
+    """Return which share of sources is veiled at a step on pairs: 1 at first, 0 at the end."""
+    return min(1.0, (1 - step / steps) / (1 - VEILED_UNTIL))

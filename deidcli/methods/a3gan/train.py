@@ -49,6 +49,7 @@ from deidcli.methods.a3gan.recipe import (
     Recipe,
     Run,
     learning_rate_factor,
+    veiled_share,
 )
 from deidcli.methods.a3gan.settings import ATTRIBUTES as TEN
 from deidcli.methods.a3gan.settings import changing
@@ -178,7 +179,8 @@ def train_on_pairs(pairs: Pairs, shown: Faces, run: Run) -> Supervised:
     taught = Supervised(new_generator(run), recipe)
 
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
-        return taught.step(step, pairs.batch(rows, random, recipe.device))
+        veiled = veiled_share(step, recipe.supervised_steps)
+        return taught.step(step, pairs.batch(rows, random, recipe.device, veiled=veiled))
 
     def after(step: int) -> str:
         draw_sheet(taught.average, shown, pairs, run)
@@ -293,6 +295,8 @@ def draw_sheet(generator: Generator, shown: Faces, pairs: Pairs, run: Run) -> No
         rows.append(torch.lerp(chips, made.clamp(0, 1), share))
     some = torch.linspace(0, len(pairs) - 1, SHEET).long()
     batch = pairs.batch(some, random, device, vary=False)
+    coarse = pairs.batch(some, random, device, veiled=1.0)
+    rows += [coarse.source, generator(coarse.source, coarse.latent, coarse.mask), coarse.target]
     rows += [batch.source, generator(batch.source, batch.latent, batch.mask), batch.target]
     write_sheet(run.out / "samples.png", rows)
     generator.train(was_training)

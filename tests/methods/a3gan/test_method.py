@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ import torch
 from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import align, attributes, recognizers
 from deidcli.methods import load_method
-from deidcli.methods.a3gan.method import A3gan, renamed
-from deidcli.methods.blend import PADDING
+from deidcli.methods.a3gan.geometry import PADDING
+from deidcli.methods.a3gan.method import A3gan
 from deidcli.weights import own
 from tests.conftest import PEOPLE
 from tests.methods.a3gan.conftest import context
-from tests.methods.a3gan.switches import switched_off
+from tests.methods.a3gan.switches import SWITCHES, switched_off
 
 POINTS = align.apply_affine(align.chip_from_unit(np.eye(2, 3), 128, PADDING), align.MEAN_FACE_5)
 """The landmarks of a chip, px."""
+Names = tuple[str, ...]
+JUDGED = ("Male", "Smiling", "Mouth_Slightly_Open", "Young")
 
 
 def as_pixels(chips: torch.Tensor) -> np.ndarray:
@@ -30,132 +33,30 @@ def as_pixels(chips: torch.Tensor) -> np.ndarray:
     return (chips * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def published(method: A3gan, chips: torch.Tensor) -> torch.Tensor:
+def published(method: A3gan, chips: torch.Tensor, first: int = 1) -> torch.Tensor:
+    """The chips as they are laid into their pictures."""
     with torch.inference_mode():
-        return method(chips, context(len(chips)))
+        made = method(chips, context(len(chips), first))
+        return torch.lerp(chips, made, torch.from_numpy(method.mask))
 
 
-# --- The networks
-
-MEASURED = {
-    "encoder": 0.07,
-    "scu-gates": 0.13,
-    "ainet-mask": 0.00,
-    "ainet-latent": 0.00,
-    "ainet": 0.00,
-    "adain": 0.21,
-    "decoder": 0.06,
-    "last-layer": 0.03,
-}
-"""Switch -> how much the published face changes, in levels of 255 (24 faces, change=0, mean over
-the soft mask). last-layer is all of the networks off: the bare canvas."""
-LEVELS = 2.0
-"""What a network that has a part in making the face changes at the least; what is seen."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason=f"the shipped a3gan's face comes from its canvas: {name} off changes it by "
-                f"{level:.2f} of 255 (docs/methods/a3gan.md, 'What the networks do')",
-            ),
-        )
-        for name, level in MEASURED.items()
-    ],
-)
-def test_the_shipped_networks_make_the_face(
-    name: str, shipped: A3gan, portraits: torch.Tensor
-) -> None:
-    """Expected to fail until the networks are trained anew; then the marks go."""
-    assert level_of(name, shipped, portraits) > LEVELS
-
-
-@pytest.mark.parametrize("name", ["last-layer", "adain"])
-def test_what_the_docs_say_of_the_shipped_networks_is_true(
-    name: str, shipped: A3gan, portraits: torch.Tensor
-) -> None:
-    assert level_of(name, shipped, portraits) == pytest.approx(MEASURED[name], abs=0.006)
-    page = (PEOPLE.parents[1] / "docs" / "methods" / "a3gan.md").read_text()
-    assert f"{MEASURED[name]:.2f}" in page.split("## What the networks do")[1].split("\n## ")[0]
-
-
-def level_of(name: str, method: A3gan, chips: torch.Tensor) -> float:
-    """How much a switch changes the published faces: mean over the mask, in levels of 255."""
-    made = published(method, chips)
-    with switched_off(method.generator, name):
-        other = published(method, chips)
-    assert torch.equal(made, published(method, chips))
-    mask = torch.from_numpy(method.mask)
-    return float(((made - other).abs() * mask).sum() / (mask.sum() * 3 * len(chips)) * 255)
-
-
-def test_without_the_attribute_head_sex_and_smile_are_lost(
-    shipped: A3gan, portraits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Noise in its place: the latents that are drawn no longer fit. The attribute classifier
-    judges, which is another network."""
-    before = classified(portraits)
-    kept = (classified(published(shipped, portraits)) == before).mean(0)
-    assert (kept >= 0.85).all(), kept
-    random = torch.Generator().manual_seed(1)
-
-    def noise(chips: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(3 * torch.randn(len(chips), n, generator=random) for n in (10, 140))
-
-    monkeypatch.setattr(shipped.attribute_head, "attribute_head", noise)
-    lost = (classified(published(shipped, portraits)) == before).mean(0)
-    assert (lost <= 0.75).all(), lost
-
-
-def test_the_mask_changes_sex_and_keeps_the_smile(portraits: torch.Tensor) -> None:
-    same = classified(published(load_method("a3gan", {"change": "Male"}, "cpu"), portraits))
-    male, smiling = (same == classified(portraits)).mean(0)
-    assert male <= 0.15 and smiling >= 0.85
+def kept(chips: torch.Tensor, made: torch.Tensor, names: Names = JUDGED) -> float:
+    """Share of attributes whose value stays, by the attribute classifier, another network."""
+    columns = [CELEBA_ATTRIBUTES.index(name) for name in names]
+    before, after = (classified(some)[:, columns] for some in (chips, made))
+    return float((before == after).mean())
 
 
 def classified(chips: torch.Tensor) -> np.ndarray:
-    """(N, 2) bool: Male and Smiling, by the attribute classifier."""
-    net = attributes.load()
+    """(N, 40) bool."""
+    net = classifier()
     cuts = np.stack([attributes.cut(net, chip, POINTS) for chip in as_pixels(chips)])
-    columns = [CELEBA_ATTRIBUTES.index(name) for name in ("Male", "Smiling")]
-    return attributes.predict(net, cuts)[:, columns] > 0.5
+    return attributes.predict(net, cuts) > 0.5
 
 
-# --- The method
-
-
-def test_only_the_head_is_replaced(shipped: A3gan) -> None:
-    assert shipped.mask.shape == (128, 128) and shipped.mask[64, 64] == 1
-    assert not shipped.mask[-1].any() and not shipped.mask[:, 0].any()
-    assert not shipped.mask[:12, :12].any()
-
-
-@pytest.mark.parametrize("latent", ["drawn", "normal"])
-def test_a_face_does_not_depend_on_its_batch(latent: str, portraits: torch.Tensor) -> None:
-    method = load_method("a3gan", {"latent": latent}, "cpu")
-    with torch.inference_mode():
-        whole = (method(portraits, context(24)) * 255).round()
-        single = [(method(portraits[i : i + 1], context(1, i + 1)) * 255).round() for i in (0, 23)]
-    for row, alone in zip((0, 23), single, strict=True):
-        assert torch.equal(whole[row], alone[0])
-
-
-def test_another_seed_is_another_person(shipped: Any, portraits: torch.Tensor) -> None:
-    with torch.inference_mode():
-        one, other = (shipped(portraits[:8], context(8, first)) for first in (1, 100))
-    assert float((embedded(one) - embedded(other)).norm(dim=1).median()) > 0.5
-
-
-def test_published_faces_are_not_the_originals(shipped: Any, portraits: torch.Tensor) -> None:
-    with torch.inference_mode():
-        made = shipped(portraits, context(24))
-    own = (embedded(portraits) - embedded(made)).norm(dim=1)
-    assert float((own > 0.6).float().mean()) > 0.9
-    assert float((portraits - made)[:, :, 40:88, 44:84].abs().mean()) > 0.03
+@cache
+def classifier() -> Any:
+    return attributes.load()
 
 
 def embedded(chips: torch.Tensor) -> torch.Tensor:
@@ -163,13 +64,98 @@ def embedded(chips: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(recognizers.embed("dlib", cuts))
 
 
-def test_older_names_of_tensors_load() -> None:
-    one = torch.zeros(1)
-    old = ("reader.reading.0.bias", "reader.described.bias", "reader.layers.0.bias", "album.ends")
-    assert list(renamed(dict.fromkeys((*old, "pool.codes"), one))) == [
-        *("attribute_head.hidden.0.bias", "attribute_head.description.bias"),
-        *("attribute_head.layers.0.bias", "portraits.ends", "pool.codes"),
-    ]
+def apart(chips: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """(N,) dlib's distances; below 0.6 it takes two faces for one person."""
+    return (embedded(chips) - embedded(made)).norm(dim=1)
+
+
+def levels(chips: torch.Tensor, made: torch.Tensor) -> float:
+    """Mean difference in the face, levels of 255."""
+    return float((chips - made)[:, :, 30:100, 34:94].abs().mean() * 255)
+
+
+# --- The networks make the face
+
+
+LEVELS = 6.0
+"""What a network that has a part in making the face changes at the least, levels of 255."""
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_each_network_changes_what_is_published(
+    name: str, shipped: A3gan, portraits: torch.Tensor
+) -> None:
+    made = published(shipped, portraits)
+    with switched_off(shipped.generator, name):
+        other = published(shipped, portraits)
+    assert torch.equal(made, published(shipped, portraits)), "the switch is back"
+    assert levels(made, other) > LEVELS
+
+
+@pytest.mark.parametrize("name", ["encoder", "scu", "ainet", "adain", "decoder"])
+def test_without_a_network_no_face_or_no_attribute_is_left(
+    name: str, shipped: A3gan, portraits: torch.Tensor
+) -> None:
+    whole = kept(portraits, published(shipped, portraits))
+    with switched_off(shipped.generator, name):
+        broken = kept(portraits, published(shipped, portraits))
+    assert broken < whole - 0.1
+
+
+def test_open_gates_let_identity_through(shipped: A3gan, portraits: torch.Tensor) -> None:
+    shut = apart(portraits, published(shipped, portraits))
+    with switched_off(shipped.generator, "scu-gates"):
+        opened = apart(portraits, published(shipped, portraits))
+    assert float(opened.mean()) < float(shut.mean()) - 0.03
+
+
+def test_the_mask_turns_sex_and_nothing_else(shipped: A3gan, portraits: torch.Tensor) -> None:
+    """Same faces, same latents; only the mask differs."""
+    same = published(shipped, portraits)
+    turned = published(load_method("a3gan", {"change": "Male"}, "cpu"), portraits)
+    assert kept(portraits, same, ("Male",)) >= 0.85
+    assert kept(portraits, turned, ("Male",)) <= 0.3
+    assert kept(portraits, turned, ("Smiling", "Mouth_Slightly_Open")) >= 0.8
+
+
+def test_the_mask_turned_round_at_ainet_turns_sex(shipped: A3gan, portraits: torch.Tensor) -> None:
+    with switched_off(shipped.generator, "ainet-mask"):
+        turned = published(shipped, portraits)
+    assert kept(portraits, turned, ("Male",)) <= 0.5
+
+
+# --- Another person in the same picture
+
+
+def test_published_faces_are_other_people(shipped: A3gan, portraits: torch.Tensor) -> None:
+    own = apart(portraits, published(shipped, portraits))
+    assert float((own > 0.6).float().mean()) > 0.9
+
+
+def test_another_seed_is_another_person(shipped: A3gan, portraits: torch.Tensor) -> None:
+    one, other = published(shipped, portraits), published(shipped, portraits, first=100)
+    assert levels(one, other) > LEVELS
+    assert float(apart(one, other).median()) > 0.35
+
+
+def test_what_surrounds_the_head_stays(shipped: A3gan, portraits: torch.Tensor) -> None:
+    made = published(shipped, portraits)
+    rim = torch.from_numpy(shipped.mask) == 0
+    assert torch.equal(made[:, :, rim], portraits[:, :, rim])
+    assert shipped.mask.shape == (128, 128) and shipped.mask[64, 64] == 1
+    assert not shipped.mask[-1].any() and not shipped.mask[:, 0].any()
+
+
+def test_a_face_does_not_depend_on_its_batch(shipped: A3gan, portraits: torch.Tensor) -> None:
+    with torch.inference_mode():
+        whole = (shipped(portraits, context(24)) * 255).round()
+        single = [(shipped(portraits[i : i + 1], context(1, i + 1)) * 255).round() for i in (0, 23)]
+    for row, alone in zip((0, 23), single, strict=True):
+        assert torch.equal(whole[row], alone[0])
+    assert shipped(portraits[:0], context(0)).shape == (0, 3, 128, 128)
+
+
+# --- Weights and command
 
 
 def test_shipped_weights_are_small_and_their_cards_whole() -> None:
@@ -178,12 +164,10 @@ def test_shipped_weights_are_small_and_their_cards_whole() -> None:
     folder = own.weights_folder()
     assert sum((folder / card.file).stat().st_size for card in cards) < 80e6
     for card in cards:
-        assert card.trained_on and card.command and card.license and card.notes, card.name
-        tensors = renamed(own.own_weights(card.name)[0])
-        kinds = {name: value.dtype for name, value in tensors.items()}
-        assert kinds.pop("portraits.files") == torch.uint8
-        assert kinds.pop("portraits.ends") == torch.int64
-        assert set(kinds.values()) == {torch.float16}
+        assert card.trained_on and card.command and card.license, card.name
+        tensors = own.own_weights(card.name)[0]
+        assert {value.dtype for value in tensors.values()} == {torch.float16}
+        assert all(name.startswith("generator.") for name in tensors), "no picture is in them"
 
 
 def test_the_command_records_weights_and_settings(deid: Callable[..., Any], tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ def distances(people: list[Person], frames: list[Image]) -> np.ndarray:
     return gate.distances(old, [gate.cut(f, u) for f, u in zip(frames, units, strict=True)])
 
 
+# --- What the weights know.
+
+
+def test_the_generators_people_look_into_the_camera(surrogate: Surrogate) -> None:
+    """As many to the left as to the right: the mean that the weights hold is where the landmarks
+    put it now, not half a pixel beside it."""
+    assert abs(float(surrogate.predictor.center[NAMES.index("gaze_x")])) < 0.025
+
+
 # --- Who is drawn.
 
 

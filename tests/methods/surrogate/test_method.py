@@ -248,7 +248,18 @@ def test_labels_of_what_is_passed_on_stay() -> None:
     assert "Smiling" in SurrogateFacts.kept(SurrogateSettings())
     assert SurrogateFacts.per_person(SurrogateSettings(person="identity"))
     assert not SurrogateFacts.per_person(SurrogateSettings())
-    assert SurrogateFacts.warning(SurrogateSettings(region="face"))
+
+
+def test_what_is_known_of_a_region_is_said_before_the_run() -> None:
+    plain = "docs/methods/surrogate.md"
+    face = SurrogateFacts.warning(SurrogateSettings(region="face"))
+    assert face and plain in face and "\n" not in face
+    for words in ("region=face", "hair, ears", "jaw", "more often than", "never measured"):
+        assert words in face, words
+    picture = SurrogateFacts.warning(SurrogateSettings(region="picture"))
+    assert picture and plain in picture and "\n" not in picture
+    for words in ("region=picture", "draws the ground", "never measured"):
+        assert words in picture, words
     assert SurrogateFacts.warning(SurrogateSettings()) is None
 
 

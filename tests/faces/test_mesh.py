@@ -105,11 +105,15 @@ def test_a_mirrored_picture_mirrors_points_and_pose(number: int) -> None:
 
 def test_points_lie_no_further_to_one_side_than_in_the_mirror() -> None:
     """On average over many faces; half a pixel of what the network sees would count."""
-    rings = (mesh.OVAL, tuple(mesh.OVAL[-i % 36] for i in range(36))), (
-        (*mesh.LEFT_EYE, *mesh.RIGHT_EYE),
-        (*mesh.RIGHT_EYE, *mesh.LEFT_EYE),
+    rings = (
+        (mesh.OVAL, tuple(mesh.OVAL[-i % 36] for i in range(36))),
+        (
+            (*mesh.LEFT_EYE, *mesh.RIGHT_EYE),
+            (*mesh.RIGHT_EYE, *mesh.LEFT_EYE),
+        ),
     )
-    lips = [(ring, tuple(ring[10 - i] for i in range(20))) for ring in (mesh.MOUTH, mesh.INNER_MOUTH)]
+    mouths = (mesh.MOUTH, mesh.INNER_MOUTH)
+    lips = [(ring, tuple(ring[10 - i] for i in range(20))) for ring in mouths]
     middle = (10, 151, 9, 168, 6, 197, 195, 5, 4)
     own, other = (
         [point for pair in (*rings, *lips, (middle, middle)) for point in pair[side]]

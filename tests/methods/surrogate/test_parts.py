@@ -56,12 +56,20 @@ def said(given: Floats, name: str) -> float:
 
 
 def test_people_who_are_a_little_different_share_what_is_passed_on() -> None:
-    one = numbers(age=30.5, skin_l=60.4, hair_b=7.0, Male=4.0, Eyeglasses=9.0)
-    other = numbers(age=31.6, skin_l=61.9, hair_b=8.9, Male=9.0, Eyeglasses=2.0)
+    one = numbers(age=28, skin_l=56, skin_a=10, skin_b=10, hair_l=32, hair_a=6, hair_b=9)
+    other = numbers(age=32.5, skin_l=64, skin_a=14, skin_b=14, hair_l=48, hair_a=14, hair_b=19)
+    for given, share, answer in ((one, 0.12, 4.0), (other, 0.28, 9.0)):
+        for name in ("hair_top", "head_left", "head_right"):
+            given[0, NAMES.index(name)] = share
+        for name in ("hair_left", "hair_right"):
+            given[0, NAMES.index(name)] = 1.8 * share
+        for name in ("Male", "Eyeglasses"):
+            given[0, NAMES.index(name)] = answer
     lasting = [
         f.name for f in FIELDS if f.part in ("sex", "age", "glasses", "beard", "hair", "skin")
     ]
     assert [said(one, name) for name in lasting] == [said(other, name) for name in lasting]
+    assert said(one, "hair_left") == pytest.approx(0.34)
     assert said(numbers(age=30.5), "age") != said(numbers(age=40.0), "age")
 
 

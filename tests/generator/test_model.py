@@ -114,7 +114,7 @@ def test_half_precision_draws_the_same_picture(generator: Generator, w: torch.Te
     drawn, wanted = half.draw(w, 256), generator.draw(w, 256)
     assert drawn.dtype == torch.float32
     apart = (drawn - wanted).abs().mean((1, 2, 3))
-    assert 0 < float(apart.min())  # else it was not in half precision
+    assert float(apart.min()) > 0  # else it was not in half precision
     assert float(apart.max()) < HALF_APART
     assert float((wanted[0] - wanted[1]).abs().mean()) > 10 * HALF_APART
 

@@ -94,6 +94,7 @@ def test_who_looks_aside_looks_to_the_other_side_in_the_mirror() -> None:
     assert np.corrcoef(before[1], after[1])[0, 1] > 0.5
     # Half the sum is what the corners' places and the network are off by.
     assert np.abs(before[0] + after[0]).max() / 2 < 0.08
+    assert abs(np.mean(before[0] + after[0])) / 2 < 0.02
 
 
 @pytest.mark.parametrize("number", NUMBERS)

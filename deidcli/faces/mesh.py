@@ -189,8 +189,9 @@ def _to_frame(given: NDArray[np.float32], affine: Affine) -> Mesh3:
     """Points in what the network saw, flat, to frame pixels."""
     points = given.astype(np.float64).reshape(COUNT, 3)
     back = invert(affine)
-    # The network counts from the corner of the picture, an affine from the first pixel's middle.
-    plane = (points[:, :2] - 0.5) @ back[:, :2].T + back[:, 2]
+    # The network counts from the first pixel's middle, as an affine does: in mirrored portraits its
+    # points are mirrored at 95.4 of 192 px; counted from the corner, that would be 96.
+    plane = points[:, :2] @ back[:, :2].T + back[:, 2]
     return np.hstack([plane, points[:, 2:] * np.hypot(back[0, 0], back[1, 0])])
 
 

@@ -58,6 +58,8 @@ def test_what_is_told_before_a_run() -> None:
     people = dataclasses.replace(source, names_people=True)
     assert "named after people" in notices.warnings_of(people, plain)[-1]
     assert notices.warnings_of(people, RunSettings("blackout", names="random")) == ["p", "w"]
+    face = RunSettings("surrogate", {"region": "face"}, names="random")
+    assert "region=face keeps hair" in notices.warnings_of(source, face)[-1]
     copies = RunSettings("blackout", names="keep", on_no_face="copy")
     assert "copied as they are" in notices.warnings_of(source, copies)[-1]
     assert "--yes" not in notices.warnings_of(source, copies)[-1]

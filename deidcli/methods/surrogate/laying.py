@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from deidcli.faces.align import Image, Mask
 from deidcli.faces.segmenter import CLOTHES, FACE, GROUND, HAIR, NECK, OCCLUDER
 from deidcli.methods.surrogate.grain import Grain, as_sharp
+from deidcli.methods.surrogate.heads import disk, drawn_head, middle
 
 Floats = NDArray[np.float32]
 """(S, S) or (S, S, C) float32."""
 
-OLD = 0.25
-"""Share of head in a pixel of the old picture from which on it is replaced."""
 MARGIN = 0.018
 """How far around the old head its hair still tints the ground, in sides of the view."""
 FADE = 0.06
@@ -92,7 +91,7 @@ def lay_face(
 ) -> tuple[Image, Mask]:
     """Lay the drawn face alone over the old one; hair, ears and neck stay. See `lay_head`."""
     side = len(old.picture)
-    skin = cv2.dilate((old.of(FACE) > 0.5).astype(np.float32), _disk(side * MARGIN / 2))
+    skin = cv2.dilate((old.of(FACE) > 0.5).astype(np.float32), disk(side * MARGIN / 2))
     cover = np.maximum(
         skin, new_share(old, new, inside, new.of(HAIR)) * (1 - old.of(HAIR, CLOTHES, GROUND))
     )
@@ -116,28 +115,9 @@ def lay_picture(
     return np.asarray(np.clip(np.rint(mixed), 0, 255), np.uint8), np.asarray(mask, np.float32)
 
 
-def _disk(radius: float) -> Image:
-    reach = max(1, round(radius))
-    size = (2 * reach + 1, 2 * reach + 1)
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, size), np.uint8)
-
-
 def _opened(share: Floats, side: int) -> Floats:
     """The old head with a margin: (S, S) 0 or 1."""
-    return np.asarray(cv2.dilate(_middle(share), _disk(side * MARGIN)), np.float32)
-
-
-def _middle(share: Floats) -> Image:
-    """(S, S) 0 or 1: the head in the middle of a view, without those of neighbors."""
-    side = len(share)
-    found = (share > OLD).astype(np.uint8)
-    count, labels = cv2.connectedComponents(found)
-    if count > 2:
-        middle = labels[side * 3 // 8 : side * 5 // 8, side * 3 // 8 : side * 5 // 8]
-        sizes = np.bincount(middle.ravel(), minlength=count)
-        sizes[0] = 0
-        found = (labels == int(sizes.argmax())).astype(np.uint8)
-    return found
+    return np.asarray(cv2.dilate(middle(share), disk(side * MARGIN)), np.float32)
 
 
 def occluder(old: Parts) -> Floats:
@@ -149,7 +129,8 @@ def occluder(old: Parts) -> Floats:
 def new_share(old: Parts, new: Parts, inside: Mask, edge: Floats) -> Floats:
     """(S, S) the share of the drawn picture: its head, and its neck where the old one has skin."""
     found = np.maximum(new.of(HAIR, FACE), edge)
-    mine = cv2.dilate(_middle(found), _disk(len(found) * MARGIN / 2))
+    skin = np.asarray(new.of(FACE) * (inside > 0), np.float32)  # the rim shows a mirror's faces
+    mine = cv2.dilate(drawn_head(found, skin), disk(len(found) * MARGIN / 2))
     head = np.clip((found - 0.2) / 0.5, 0, 1) * mine
     room = cv2.GaussianBlur(old.of(HAIR, FACE, NECK), (0, 0), len(inside) * 0.008)
     neck = new.of(NECK) * np.clip(2 * room - 0.5, 0, 1)

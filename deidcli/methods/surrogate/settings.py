@@ -86,5 +86,14 @@ class SurrogateFacts(Facts):
     def warning(cls, settings: SurrogateSettings) -> str | None:
         """What must be known before publishing."""
         if settings.region == "face":
-            return "region=face leaves hair, ears and jaw, by which people can be recognized"
+            return (
+                "surrogate with region=face keeps hair, ears and the outline of the jaw, by which "
+                "people can be recognized more often than with region=head; how often was never "
+                "measured, the figures in docs/methods/surrogate.md are of head"
+            )
+        if settings.region == "picture":
+            return (
+                "surrogate with region=picture draws the ground around the head as well; it was "
+                "never measured, the figures in docs/methods/surrogate.md are of region=head"
+            )
         return None

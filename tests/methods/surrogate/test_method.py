@@ -104,6 +104,15 @@ def distances(people: list[Person], frames: list[Image]) -> np.ndarray:
     return gate.distances(old, [gate.cut(f, u) for f, u in zip(frames, units, strict=True)])
 
 
+# --- What the weights know.
+
+
+def test_the_generators_people_look_into_the_camera(surrogate: Surrogate) -> None:
+    """As many to the left as to the right: the mean that the weights hold is where the landmarks
+    put it now, not half a pixel beside it."""
+    assert abs(float(surrogate.predictor.center[NAMES.index("gaze_x")])) < 0.025
+
+
 # --- Who is drawn.
 
 
@@ -239,7 +248,18 @@ def test_labels_of_what_is_passed_on_stay() -> None:
     assert "Smiling" in SurrogateFacts.kept(SurrogateSettings())
     assert SurrogateFacts.per_person(SurrogateSettings(person="identity"))
     assert not SurrogateFacts.per_person(SurrogateSettings())
-    assert SurrogateFacts.warning(SurrogateSettings(region="face"))
+
+
+def test_what_is_known_of_a_region_is_said_before_the_run() -> None:
+    plain = "docs/methods/surrogate.md"
+    face = SurrogateFacts.warning(SurrogateSettings(region="face"))
+    assert face and plain in face and "\n" not in face
+    for words in ("region=face", "hair, ears", "jaw", "more often than", "never measured"):
+        assert words in face, words
+    picture = SurrogateFacts.warning(SurrogateSettings(region="picture"))
+    assert picture and plain in picture and "\n" not in picture
+    for words in ("region=picture", "draws the ground", "never measured"):
+        assert words in picture, words
     assert SurrogateFacts.warning(SurrogateSettings()) is None
 
 

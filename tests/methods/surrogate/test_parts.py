@@ -22,7 +22,7 @@ from deidcli.faces.segmenter import (
     OCCLUDER,
     refined,
 )
-from deidcli.methods.surrogate import grain, laying, view
+from deidcli.methods.surrogate import grain, heads, laying, view
 from deidcli.methods.surrogate import search as searching
 from deidcli.methods.surrogate.description import (
     LEVELS,
@@ -56,12 +56,20 @@ def said(given: Floats, name: str) -> float:
 
 
 def test_people_who_are_a_little_different_share_what_is_passed_on() -> None:
-    one = numbers(age=30.5, skin_l=60.4, hair_b=7.0, Male=4.0, Eyeglasses=9.0)
-    other = numbers(age=31.6, skin_l=61.9, hair_b=8.9, Male=9.0, Eyeglasses=2.0)
+    one = numbers(age=28, skin_l=56, skin_a=10, skin_b=10, hair_l=32, hair_a=6, hair_b=9)
+    other = numbers(age=32.5, skin_l=64, skin_a=14, skin_b=14, hair_l=48, hair_a=14, hair_b=19)
+    for given, share, answer in ((one, 0.12, 4.0), (other, 0.28, 9.0)):
+        for name in ("hair_top", "head_left", "head_right"):
+            given[0, NAMES.index(name)] = share
+        for name in ("hair_left", "hair_right"):
+            given[0, NAMES.index(name)] = 1.8 * share
+        for name in ("Male", "Eyeglasses"):
+            given[0, NAMES.index(name)] = answer
     lasting = [
         f.name for f in FIELDS if f.part in ("sex", "age", "glasses", "beard", "hair", "skin")
     ]
     assert [said(one, name) for name in lasting] == [said(other, name) for name in lasting]
+    assert said(one, "hair_left") == pytest.approx(0.34)
     assert said(numbers(age=30.5), "age") != said(numbers(age=40.0), "age")
 
 
@@ -345,6 +353,65 @@ def test_a_second_head_in_the_drawn_picture_is_not_laid() -> None:
     new.shares[10:25, 10:25] = np.eye(CLASSES, dtype=np.float32)[FACE]
     share = laying.new_share(old, new, WHOLE, new.of(HAIR))
     assert share[12:22, 12:22].max() == 0
+    assert share[SIDE // 2, SIDE // 2] == 1
+
+
+def disks(
+    *places: tuple[int, int, int], join: tuple[slice, slice] | None = None
+) -> tuple[Floats, Floats]:
+    """Shares of head and of face, 200 px: disks (x, y, radius) with a face in each, joined."""
+    head, face = np.zeros((2, 200, 200), np.float32)
+    for x, y, radius in places:
+        cv2.circle(head, (x, y), radius, 1.0, -1)
+        cv2.circle(face, (x, y), round(0.7 * radius), 1.0, -1)
+    if join is not None:
+        head[join] = 1
+    return head, face
+
+
+@pytest.mark.parametrize("has_face", [True, False])
+def test_a_head_that_hangs_on_by_a_thin_neck_is_not_laid(has_face: bool) -> None:
+    head, face = disks((100, 100, 40), (180, 90, 24), join=(slice(92, 98), slice(120, 170)))
+    if not has_face:  # its hair alone
+        face[:, 145:] = 0
+    alone, _ = disks((100, 100, 40))
+    mine = heads.drawn_head(head, face)
+    assert heads.middle(head)[90, 180] == 1  # connected
+    assert mine[:, 160:].max() == 0
+    assert (mine[:, 150:] > 0).sum() == 0
+    assert (mine != alone)[:, :135].mean() < 0.005
+
+
+def test_a_face_in_the_hair_is_cut_off_at_half_the_way() -> None:
+    """Two heads side by side, their hair one mass without a neck."""
+    head, face = np.zeros((2, 200, 200), np.float32)
+    head[50:160, 50:200] = 1
+    face[70:140, 70:130] = 1
+    face[80:120, 170:198] = 1
+    mine = heads.drawn_head(head, face)
+    assert mine[70:140, 50:145].min() == 1
+    assert mine[80:120, 155:].max() == 0
+
+
+def test_long_hair_on_both_sides_stays_whole() -> None:
+    """Thin beside the cheeks, wide on the shoulders; an ear apart from the face is no face."""
+    head, face = disks((100, 90, 40))
+    for x in (52, 148):
+        cv2.line(head, (x, 80), (x, 190), 1.0, 5)
+        cv2.ellipse(head, (x, 165), (18, 30), 0, 0, 360, 1.0, -1)
+        cv2.line(head, (100, 90), (x, 80), 1.0, 5)
+    cv2.circle(face, (66, 84), 3, 1.0, -1)
+    assert np.array_equal(heads.drawn_head(head, face), head)
+    assert np.array_equal(heads.drawn_head(head, np.zeros_like(face)), head)
+
+
+def test_two_heads_joined_are_laid_as_one_head() -> None:
+    old, new = parts((150, 100, 80)), parts((230, 190, 170))
+    face = np.eye(CLASSES, dtype=np.float32)[FACE]
+    new.shares[8:24, 8:24] = face
+    new.shares[22:24, 22:40] = np.eye(CLASSES, dtype=np.float32)[HAIR]
+    share = laying.new_share(old, new, WHOLE, new.of(HAIR))
+    assert share[10:20, 10:20].max() == 0
     assert share[SIDE // 2, SIDE // 2] == 1
 
 

@@ -143,12 +143,12 @@ def train(
     """Train weights. The same command again resumes after a kill.
 
     DATA needs labels of CelebA's attributes (but for dae's targets clusters, neighbors, cells);
-    eae and a3gan need the recognizers of `make recognizers`. Settings: deid methods WHAT.
+    eae needs the recognizers of `make recognizers`. Settings: deid methods WHAT.
 
     \b
     deid train attributes celeba/train celeba_small --validation celeba/validation
     deid train dae celeba/train --set target=supervised --set attributes=Male
-    deid train a3gan celeba/train --set pool=portraits
+    deid train a3gan celeba/train
     DEID_WEIGHTS=runs/dae deid anonymize faces -m dae --set target=supervised
     """
     from deidcli.processes import check_device, resolve_device

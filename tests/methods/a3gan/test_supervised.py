@@ -227,6 +227,7 @@ SMALL = Size((12, 16, 24, 32, 32), (4, 4, 8, 8, 8), (32,) * 6, 16, LATENT, True)
 """Wide enough to learn disks."""
 DISK = 28.0
 """px, the radius."""
+STEPS = 120
 
 
 def disks(count: int, seed: int) -> Batch:
@@ -269,19 +270,16 @@ def test_it_learns_to_use_source_latent_and_mask(small_recognizer: SmallRecogniz
         pupil.step(step, disks(8, step))
     generator, unseen = pupil.average, disks(32, 999)
     after = {inside: error_of(generator, unseen, inside) for inside in (True, False)}
-    print(before, after)
+    assert after[True] < 0.6 * before[True] and after[False] < 0.6 * before[False]
 
     def changed(**given: Tensor) -> dict[bool, float]:
         batch = dataclasses.replace(unseen, **given)
         return {inside: error_of(generator, batch, inside) for inside in (True, False)}
 
-    print("latent", changed(latent=unseen.latent.roll(1, 0)))
-    print("mask", changed(mask=unseen.mask.roll(1, 1)), changed(mask=0 * unseen.mask))
-    print("source", changed(source=unseen.source.roll(1, 0)))
-    for name in ("encoder", "scu", "scu-gates", "ainet", "adain", "decoder", "last-layer"):
+    assert changed(latent=unseen.latent.roll(1, 0))[True] > 1.3 * after[True]
+    assert changed(mask=1 - unseen.mask)[True] > 1.3 * after[True]
+    assert changed(source=unseen.source.roll(1, 0))[False] > 1.3 * after[False]
+    for name in ("encoder", "scu", "ainet", "adain", "decoder", "last-layer"):
         with switched_off(generator, name):
-            print(name, {inside: error_of(generator, unseen, inside) for inside in (True, False)})
-    raise AssertionError
-
-
-STEPS = 120
+            off = sum(error_of(generator, unseen, inside) for inside in (True, False))
+        assert off > 1.3 * sum(after.values()), name

@@ -1,7 +1,4 @@
-"""How a new face is laid into a picture: the mask around a head, and the tone at a chip's rim.
-
-Shared by `dae` and `a3gan`, whose chips are cut alike.
-"""
+"""How `dae` lays a new face into a picture: the mask around a head, the tone at a chip's rim."""
 
 from __future__ import annotations
 
@@ -70,10 +67,3 @@ def blended(chips: Tensor, faces: Tensor, spread: Tensor) -> Tensor:
     """
     difference = functional.avg_pool2d(chips - faces, CELL)[:, :, _rim(chips.device)]
     return (faces + (difference @ spread).view_as(faces)).clamp(0, 1)
-
-
-def wide_edge_mask(side: int) -> Tensor:
-    """(side, side) float32 in [0, 1]: `edge_mask` for a chip of another side."""
-    mask = torch.from_numpy(edge_mask())[None, None]
-    wide = functional.interpolate(mask, (side, side), mode="bilinear", align_corners=False)
-    return wide[0, 0].contiguous()

@@ -10,36 +10,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
+from deidcli.faces import recognizers
+from deidcli.faces.dlib_nets import DlibRecognizer
+from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods import load_method
+from deidcli.methods.a3gan import pairs as drawn_pairs
 from deidcli.methods.a3gan import train as a3gan_training
+from deidcli.methods.a3gan.geometry import PADDING
 from deidcli.methods.a3gan.networks import SIZES, Generator, Size
+from deidcli.methods.a3gan.pair_batches import Batch
 from deidcli.methods.a3gan.recipe import Recipe
-from deidcli.methods.a3gan.settings import READ_ATTRIBUTES
 from deidcli.methods.base import Context
-from deidcli.methods.blend import PADDING
 from tests.conftest import PEOPLE
 from tests.datasets import celeba
 
 TINY = Recipe(
     size="tiny",  # type: ignore[arg-type]  # no run may ask for it
-    pool="training",
-    attribute_epochs=1,
+    blocks=1,
+    batch_size=4,
+    supervised_steps=3,
+    attribute_steps=3,
     attribute_batch=8,
-    batch_size=8,
-    teacher_steps=3,
     steps=3,
-    recognizer_faces=2,
-    recognizer="dlib",  # always installed
     checkpoint_steps=2,
     threads=1,
+    precision="float32",
 )
-
-
-def column(name: str) -> int:
-    """The column of an attribute among those that the attribute head reads."""
-    return READ_ATTRIBUTES.index(name)
+LATENT = SIZES["tiny"].latent
 
 
 def context(count: int, first: int = 1) -> Context:
@@ -49,35 +49,93 @@ def context(count: int, first: int = 1) -> Context:
 
 
 def lively(size: Size = SIZES["tiny"], seed: int = 0, **variant: Any) -> Generator:
-    """A generator whose every layer passes on what it is given: He's initial weights, and a last
-    layer that is not 0, on a gray canvas."""
+    """A generator whose every layer passes on what it is given: He's initial weights."""
     torch.manual_seed(seed)
     generator = Generator(size, **variant)
     for module in generator.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight)
-    if generator.canvas is not None:
-        generator.canvas.mean.fill_(0.5)
     return generator
 
 
-def pictures(count: int, seed: int = 5) -> torch.Tensor:
+def pictures(count: int, seed: int = 5) -> Tensor:
     """(count, 3, 128, 128) smooth random colors in [0, 1]."""
     small = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return nn.functional.interpolate(small, (128, 128), mode="bilinear")
+    return functional.interpolate(small, (128, 128), mode="bilinear")
+
+
+def a_batch(count: int = 4) -> Batch:
+    """Pairs of smooth colors."""
+    random = torch.Generator().manual_seed(2)
+    return Batch(
+        pictures(count, 1),
+        pictures(count, 2),
+        pictures(count, 3)[:, :1],
+        torch.randn(count, LATENT, generator=random),
+        torch.rand(count, 10, generator=random).round(),
+        torch.rand(count, 10, generator=random).round(),
+    )
+
+
+def gradient(module: nn.Module) -> Tensor:
+    """All of a module's gradients, in a row."""
+    return torch.cat([v.grad.flatten() for v in module.parameters() if v.grad is not None])
+
+
+def changes(one: Tensor, other: Tensor) -> bool:
+    """Whether two gradients differ by more than rounding does."""
+    return float((one - other).norm()) > 1e-4 * float(one.norm())
+
+
+def values_of(module: nn.Module) -> list[Tensor]:
+    return [value.detach().clone() for value in module.parameters()]
+
+
+class SmallRecognizer(DlibRecognizer):
+    """In dlib's place, thirty times as fast: ten small maps, and an embedding."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        torch.manual_seed(1)
+        self.layers = nn.ModuleList(nn.Conv2d(4 if n else 3, 4, 3, 2 - n % 2, 1) for n in range(10))
+        self.projection = nn.Parameter(torch.randn(4, 6))
+        self.requires_grad_(False)
+
+    def maps(self, chips: Tensor) -> list[Tensor]:
+        found = [functional.avg_pool2d(chips, 2) * 4 - 2]
+        for layer in self.layers:
+            found.append(functional.leaky_relu(1.5 * layer(found[-1]), 0.2))
+        return found[1:]
+
+
+class SmallEmbedder:
+    """What `recognizers.load` gives."""
+
+    def __init__(self) -> None:
+        self.net = SmallRecognizer()
+        self.recognizer = RECOGNIZERS["dlib"]
+
+
+@pytest.fixture
+def small_recognizer(monkeypatch: pytest.MonkeyPatch) -> SmallRecognizer:
+    """dlib's recognizer is not asked, but a small one."""
+    embedder = SmallEmbedder()
+    monkeypatch.setattr(recognizers, "load", lambda name, device: embedder)
+    return embedder.net
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny networks on several threads wait for each other most of the time."""
+    """Tiny networks on several threads wait for each other most of the time; one seed for all."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
-def portraits() -> torch.Tensor:
+def portraits() -> Tensor:
     """(24, 3, 128, 128) chips of people who do not exist."""
     from deidcli.training.chips import load_chips
 
@@ -91,11 +149,24 @@ def shipped() -> Any:
     return load_method("a3gan", {}, "cpu")
 
 
+FEW = {"BANK": 4, "BLOCK": 2, "CANDIDATES": 4}
+"""Of pairs.py: twelve pictures are drawn in place of 1,280."""
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FEW.items():
+        monkeypatch.setattr(drawn_pairs, name, value)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `out`: weights of tiny networks, trained on people who do not exist."""
     folder = tmp_path_factory.mktemp("a3gan")
     data = [celeba(folder / "celeba")]
-    made = a3gan_training.train(data, folder / "out", TINY, folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in FEW.items():
+            patch.setattr(drawn_pairs, name, value)
+        made = a3gan_training.train(data, folder / "out", TINY, folder / "cache")
     assert made is not None and [path.name for path in made] == ["a3gan-tiny.safetensors"]
     return folder

@@ -48,7 +48,7 @@ def switched_off(generator: Generator, name: str) -> Iterator[None]:
     handles = []
     adain = nets.adain
     if name == "adain":
-        nets.adain = lambda feature, scale, bias: feature  # type: ignore[assignment]
+        nets.adain = lambda feature, scale, bias: feature
     elif name in INPUTS:
         handles.append(
             generator.ainet.register_forward_pre_hook(lambda _, inputs: INPUTS[name](inputs))

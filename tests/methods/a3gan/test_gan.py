@@ -3,73 +3,89 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from deidcli.faces import recognizers
 from deidcli.methods.a3gan import gan as a3gan_gan
 from deidcli.methods.a3gan import losses
-from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT
-from deidcli.methods.a3gan.gan import Gan
+from deidcli.methods.a3gan.gan import Gan, Photographs
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
 from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, learning_rate_factor
-from deidcli.methods.a3gan.teacher import Batch, canvas_faces
-from tests.methods.a3gan.conftest import TINY, lively, pictures
+from deidcli.methods.a3gan.supervised import Supervised
+from tests.methods.a3gan.conftest import (
+    LATENT,
+    TINY,
+    a_batch,
+    changes,
+    gradient,
+    lively,
+    pictures,
+    values_of,
+)
 
-COUNT = 4
+pytestmark = pytest.mark.usefixtures("small_recognizer")
+REAL, PAIRS = 3, 2
 RECIPE = dataclasses.replace(TINY, steps=100)
+OURS = ("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch")
 
 
-@pytest.fixture(autouse=True)
-def one_recognizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read from its file once."""
-    monkeypatch.setattr(a3gan_gan.recognizers, "load", LOAD)
+def photographs() -> Photographs:
+    random = torch.Generator().manual_seed(6)
+    labels = torch.rand(REAL, 10, generator=random).round()
+    labels[:, 7] = -1
+    return Photographs(
+        pictures(REAL, 7),
+        labels,
+        torch.randn(REAL, LATENT, generator=random),
+        (torch.rand(REAL, 10, generator=random) < 0.5).float(),
+    )
 
 
-LOAD = functools.cache(recognizers.load)
-
-
-def a_batch() -> Batch:
-    random = torch.Generator().manual_seed(2)
-    return Batch(
-        pictures(COUNT, 1),
-        (torch.rand(COUNT, 10, generator=random) < 0.5).float(),
-        torch.randn(COUNT, LATENT, generator=random),
-        pictures(COUNT, 2),
-        pictures(COUNT, 3),
-        torch.rand(COUNT, 10, generator=random).round(),
+def joined() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Chips, labels, latents and masks of photographs, and after them of pairs."""
+    real, pairs = photographs(), a_batch(PAIRS)
+    return (
+        torch.cat([real.chips, pairs.source]),
+        torch.cat([real.labels, pairs.present]),
+        torch.cat([real.latent, pairs.latent]),
+        torch.cat([real.mask, pairs.mask]),
     )
 
 
 def a_gan(**changed: Any) -> Gan:
+    recipe = dataclasses.replace(RECIPE, **changed)
     torch.manual_seed(0)
     head = Discriminator(SIZES["tiny"]).eval().requires_grad_(False)
-    return Gan(lively(), head, dataclasses.replace(RECIPE, **changed))
+    taught = Supervised(lively(), recipe)
+    return Gan(taught.generator, taught.average, taught.lessons, head, recipe)
 
 
 def a_step(gan: Gan, step: int = 0) -> dict[str, float]:
-    return gan.step(step, a_batch(), torch.Generator().manual_seed(4))
+    random = torch.Generator().manual_seed(4)
+    return gan.step(step, photographs(), a_batch(PAIRS), random)
 
 
-def gradient(module: torch.nn.Module) -> Tensor:
-    return torch.cat([v.grad.flatten() for v in module.parameters() if v.grad is not None])
+def spied(gan: Gan, name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What a method of a gan is given, as it comes."""
+    seen: list[tuple[Any, ...]] = []
+    owner = gan.lessons if hasattr(gan.lessons, name) else gan
+    whole = getattr(owner, name)
 
+    def spy(*given: Any) -> Any:
+        seen.append(given)
+        return whole(*given)
 
-def changes(one: Tensor, other: Tensor) -> bool:
-    """Whether two gradients differ by more than rounding does."""
-    return float((one - other).norm()) > 1e-4 * float(one.norm())
+    monkeypatch.setattr(owner, name, spy)
+    return seen
 
 
 # --- Each term of eq. 13, and ours
 
 
-@pytest.mark.parametrize(
-    "name", ["lambda2", "lambda3", "lambda4", "lambda_teacher", "lambda_diversity"]
-)
+@pytest.mark.parametrize("name", ["lambda2", "lambda3", "lambda4", *OURS])
 def test_each_term_moves_the_generator(name: str) -> None:
     whole, without, again = a_gan(), a_gan(**{name: 0.0}), a_gan()
     for gan in (whole, without, again):
@@ -78,13 +94,20 @@ def test_each_term_moves_the_generator(name: str) -> None:
     assert changes(gradient(whole.generator), gradient(without.generator))
 
 
+def test_a_step_says_all_of_its_losses() -> None:
+    assert a_step(a_gan()).keys() == {
+        *("gap", "penalty", "att1", "critic", "att2", "adv", "deid"),
+        *("picture", "perceptual", "person", "patch"),
+    }
+
+
 def test_the_attribute_loss_moves_the_discriminator() -> None:
     whole, without = a_gan(), a_gan(lambda1=0.0)
     for gan in (whole, without):
         a_step(gan)
     assert changes(gradient(whole.discriminator), gradient(without.discriminator))
-    attributes = without.discriminator.attributes.weight.grad
-    assert attributes is None or not attributes.any(), "nothing else of eq. 13 teaches D_att"
+    (*_, last) = without.discriminator.attributes.parameters()
+    assert last.grad is None or not last.grad.any(), "nothing else of eq. 13 teaches D_att"
 
 
 def test_the_penalty_moves_the_discriminator_on_every_second_step(
@@ -111,59 +134,69 @@ def test_the_penalty_of_every_second_step_has_twice_its_weight(
         weights.append(weight)
         return fake.mean() - real.mean() + weight * penalty
 
-    monkeypatch.setattr(a3gan_gan.losses, "critic_loss", critic_loss)
+    monkeypatch.setattr(losses, "critic_loss", critic_loss)
     a_step(a_gan())
     a_step(a_gan(penalty_every=1))
     assert weights == [2 * losses.PENALTY, losses.PENALTY]
 
 
-def test_the_terms_are_those_of_the_published_picture() -> None:
-    """Only inside the mask does a generated face count: outside, it is the picture's own."""
-    gan, seen = a_gan(), {}
-    first = gan.discriminator_step
+# --- Who sees what
 
-    def spy(step: int, batch: Batch, fake: Tensor, random: torch.Generator) -> dict[str, float]:
-        seen["fake"] = fake
-        return first(step, batch, fake, random)
 
-    gan.discriminator_step = spy  # type: ignore[method-assign]
+def test_the_generator_is_shown_photographs_and_then_sources() -> None:
+    gan, seen = a_gan(), []
+    gan.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     a_step(gan)
-    chips, fake = a_batch().chips, seen["fake"]
+    chips, _, latent, mask = joined()
+    (inputs,) = seen
+    assert all(map(torch.equal, inputs, (chips, latent, mask)))
+
+
+def test_the_terms_are_those_of_the_published_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only inside the mask does a generated face count: outside, it is the picture's own."""
+    gan = a_gan()
+    critic, paper = spied(gan, "discriminator_step", monkeypatch), spied(gan, "eq13", monkeypatch)
+    a_step(gan)
+    chips, labels, _, mask = joined()
+    (step, shown, given, fake, _), (terms_of,) = critic[0], paper
+    assert step == 0 and torch.equal(shown, chips) and torch.equal(given, labels)
+    made = terms_of[3]
+    assert all(map(torch.equal, terms_of[:3], (chips, labels, mask)))
+    assert torch.equal(terms_of[4], fake) and terms_of[4].requires_grad
     assert torch.equal(fake[..., -1, :], chips[..., -1, :])
     assert torch.equal(fake[..., :, -1], chips[..., :, -1])
-    assert float((fake - chips)[..., 56:72, 56:72].abs().mean()) > 0.05
+    middle = (slice(None), slice(None), slice(56, 72), slice(56, 72))
+    torch.testing.assert_close(fake[middle], made.clamp(0, 1)[middle])
     assert not fake.requires_grad and float(fake.max()) <= 1
 
 
-def test_the_teacher_is_asked_where_the_latents_are_its_own() -> None:
-    gan, batch = a_gan(), a_batch()
-    made = pictures(COUNT, 9).requires_grad_(True)
-    terms = gan.generator_terms(batch, made, made)
-    (teacher,) = torch.autograd.grad(terms["teacher"], made, retain_graph=True)
-    assert teacher[: COUNT // 2].any() and not teacher[COUNT // 2 :].any()
-
-
-def test_half_of_the_latents_are_from_a_normal_distribution() -> None:
-    gan, seen = a_gan(), []
-    gan.generator.ainet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+def test_pairs_teach_what_was_made_of_their_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = a_gan()
+    terms, critic = spied(gan, "terms", monkeypatch), spied(gan, "critic_step", monkeypatch)
+    paper = spied(gan, "eq13", monkeypatch)
     a_step(gan)
-    own, (used,) = a_batch().latent, seen
-    half = COUNT // 2
-    assert torch.equal(used[:half], own[:half]) and not torch.equal(used[half:], own[half:])
-    pushes = used[half:, COMPONENTS : COMPONENTS + 40]
-    assert float(pushes.std()) < 0.3, "truncated, as `latent=normal` has them"
+    ((made, pairs),) = terms
+    assert torch.equal(made, paper[0][3][REAL:]) and len(made) == PAIRS
+    assert torch.equal(pairs.target, a_batch(PAIRS).target)
+    assert torch.equal(critic[0][0], made) and torch.equal(critic[0][1], pairs.target)
 
 
-def test_half_of_a_batch_has_portraits_as_its_canvas() -> None:
-    generator, batch = lively(), a_batch()
-    assert generator.canvas is not None
-    generator.canvas.components[3] = 0.1
-    faces = canvas_faces(generator, batch)
-    assert faces is not None
-    assert torch.equal(faces[:2], batch.faces[:2])
-    assert torch.equal(faces[2:], generator.canvas(batch.latent[2:]))
-    other = canvas_faces(generator, batch, batch.latent + 1)
-    assert other is not None and not torch.equal(other[2:], faces[2:])
+def test_eq_13_is_of_its_arguments() -> None:
+    gan = a_gan()
+    chips, labels, _, mask = joined()
+    made, fake = pictures(5, 20), pictures(5, 21)
+    terms = gan.eq13(chips, labels, mask, made, fake)
+    scores, attributes = gan.discriminator(fake)
+    avoided = losses.xnor(torch.where(labels > 0, 1.0, 0.0), mask)
+    own, published = (gan.lessons.seen(values)[1] for values in (chips, fake))
+    expected = {
+        "att2": losses.anonymization_loss(attributes, avoided),
+        "adv": -scores.mean(),
+        "deid": losses.identity_loss(own, published),
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
 
 
 # --- Directions
@@ -178,52 +211,47 @@ def stripes(count: int, across: bool) -> Tensor:
 
 
 def test_the_gap_of_the_critic_grows_on_what_can_be_told_apart() -> None:
-    gan = a_gan(gan_rate=1e-3, lambda1=0.0)
-    batch = dataclasses.replace(a_batch(), chips=stripes(COUNT, True))
-    random = torch.Generator().manual_seed(0)
-    gaps = [
-        gan.discriminator_step(step, batch, stripes(COUNT, False), random)["gap"]
-        for step in range(25)
-    ]
+    gan, random = a_gan(gan_rate=1e-3, lambda1=0.0), torch.Generator().manual_seed(0)
+    real, fake, labels = stripes(4, True), stripes(4, False), torch.zeros(4, 10)
+    gaps = [gan.discriminator_step(n, real, labels, fake, random)["gap"] for n in range(25)]
     assert gaps[-1] > gaps[0] + 0.1 and gaps[-1] > 0
 
 
 def test_the_discriminator_learns_the_attributes_of_originals() -> None:
-    gan = a_gan(gan_rate=1e-3)
-    batch, random = a_batch(), torch.Generator().manual_seed(0)
-    seen = [gan.discriminator_step(step, batch, batch.faces, random)["att1"] for step in range(25)]
+    gan, random = a_gan(gan_rate=1e-3), torch.Generator().manual_seed(0)
+    chips, labels, _, _ = joined()
+    fake = pictures(5, 22)
+    seen = [gan.discriminator_step(n, chips, labels, fake, random)["att1"] for n in range(25)]
     assert seen[-1] < 0.9 * seen[0]
 
 
-@pytest.mark.parametrize("name", ["adv", "att2", "deid", "teacher"])
+@pytest.mark.parametrize("name", ["adv", "att2", "deid"])
 def test_a_step_along_a_term_does_what_the_term_is_for(name: str) -> None:
-    """adv: the critic's score rises. att2: attributes leave a_m. deid: the original is less alike.
-    teacher: the picture comes nearer to its target."""
-    gan, batch = a_gan(recognizer_faces=COUNT), a_batch()
-    made = batch.chips.clone().requires_grad_(True)  # hence far above 0 in likeness
-    (slope,) = torch.autograd.grad(gan.generator_terms(batch, made, made)[name], made)
+    """adv: the critic's score rises. att2: attributes leave a_m. deid: the original is less
+    alike."""
+    gan = a_gan()
+    chips, labels, _, mask = joined()
+    made = chips.clone().requires_grad_(True)  # hence far above 0 in likeness
+    if name == "deid":
+        made = (chips + 0.1 * pictures(5, 23)).requires_grad_(True)
+    (slope,) = torch.autograd.grad(gan.eq13(chips, labels, mask, made, made)[name], made)
     moved = (made - slope * (0.5 / slope.norm())).detach()
 
-    def measured(chips: Tensor) -> float:
-        scores, attributes = gan.discriminator(chips)
+    def measured(faces: Tensor) -> float:
+        scores, attributes = gan.discriminator(faces)
         if name == "adv":
             return -float(scores.mean())
-        if name == "att2":
-            kept = batch.mask == 0  # a_m is not a_s there: nearer to a_s is further from a_m
-            present = torch.where(kept, batch.attributes, 1 - batch.attributes)
+        if name == "att2":  # a_m is not a_s where the mask is 0: nearer to a_s is further from a_m
+            present = torch.where(mask == 0, labels.clamp(min=0), 1 - labels.clamp(min=0))
             return float(losses.attribute_loss(attributes, present))
-        if name == "teacher":
-            error = (chips - batch.target)[: COUNT // 2] * gan.window
-            return float(error.abs().mean())
-        assert gan.recognizer is not None
-        views = [losses.recognizer_view(c, gan.recognizer.recognizer) for c in (batch.chips, chips)]
-        return float(torch.nn.functional.cosine_similarity(*map(gan.recognizer, views)).mean())
+        seen = [gan.lessons.seen(values)[1] for values in (chips, faces)]
+        return float(torch.nn.functional.cosine_similarity(*seen).mean())
 
     with torch.no_grad():
         assert measured(moved) < measured(made.detach())
 
 
-# --- The average
+# --- What moves
 
 
 def test_the_generators_learning_rate_rises_and_falls() -> None:
@@ -231,35 +259,63 @@ def test_the_generators_learning_rate_rises_and_falls() -> None:
     for step in (0, 10, 99):
         a_step(gan, step)
         rates.append(gan.generator_optimizer.param_groups[0]["lr"])
-    first = gan.generator_optimizer.param_groups[0]["initial_lr"]
-    expected = [first * learning_rate_factor(step, 100, GENERATOR_FLOOR) for step in (0, 10, 99)]
-    assert rates == pytest.approx(expected)
-    assert rates[0] < rates[1] == first and rates[2] < first / 2
+    factors = [learning_rate_factor(step, 100, GENERATOR_FLOOR) for step in (0, 10, 99)]
+    assert rates == pytest.approx([RECIPE.gan_rate * factor for factor in factors])
+    assert rates[0] < rates[1] == RECIPE.gan_rate and rates[2] < rates[1] / 2
+    assert gan.discriminator_optimizer.param_groups[0]["lr"] == RECIPE.gan_rate
 
 
 def test_the_average_moves_a_share_of_the_way() -> None:
-    gan = a_gan(gan_rate=0.1)
-    before = [value.clone() for value in gan.average.parameters()]
-    a_step(gan)
-    assert not any(map(torch.equal, before, gan.average.parameters()))
-    for old, average, new in zip(
-        before, gan.average.parameters(), gan.generator.parameters(), strict=True
-    ):
-        torch.testing.assert_close(average, torch.lerp(old, new, 0.9))
-    later = [value.clone() for value in gan.average.parameters()]
-    a_step(gan, 10_000)
-    for old, average, new in zip(
-        later, gan.average.parameters(), gan.generator.parameters(), strict=True
-    ):
-        torch.testing.assert_close(average, torch.lerp(old, new, 1 - RECIPE.average))
+    """It was trained on pairs before: it does not start anew."""
+    gan = a_gan(gan_rate=0.01)
+    for step, share in ((0, 9 / 510), (100_000, 1 - RECIPE.average)):
+        before = values_of(gan.average)
+        a_step(gan, step)
+        for old, average, new in zip(
+            before, gan.average.parameters(), gan.generator.parameters(), strict=True
+        ):
+            assert not torch.equal(old, average)
+            torch.testing.assert_close(average, torch.lerp(old, new, share))
 
 
 def test_a_step_of_the_generator_leaves_the_discriminator_alone() -> None:
     gan = a_gan(gan_rate=1e-3)
     gan.discriminator_step = lambda *_: {}  # type: ignore[method-assign, assignment]
-    before = [value.clone() for value in gan.discriminator.parameters()]
-    moving = [value.clone() for value in gan.generator.parameters()]
+    before, moving = values_of(gan.discriminator), values_of(gan.generator)
     a_step(gan)
     assert all(map(torch.equal, before, gan.discriminator.parameters()))
-    assert all(value.requires_grad for value in gan.discriminator.parameters())
+    assert all(v.grad is None and v.requires_grad for v in gan.discriminator.parameters())
     assert not any(map(torch.equal, moving, gan.generator.parameters()))
+
+
+def test_discriminator_and_patch_critic_move_and_the_head_stays() -> None:
+    torch.manual_seed(0)
+    head = Discriminator(SIZES["tiny"]).eval().requires_grad_(False)
+    taught = Supervised(lively(), RECIPE)
+    gan = Gan(taught.generator, taught.average, taught.lessons, head, RECIPE)
+    before, patches = values_of(head), values_of(gan.lessons.critic)
+    a_step(gan)
+    assert all(map(torch.equal, before, head.parameters()))
+    moved = [not torch.equal(*two) for two in zip(before, values_of(gan.discriminator), strict=True)]
+    assert sum(moved) >= len(moved) - 5, "biases before instance norms have no bearing"
+    assert not all(map(torch.equal, patches, gan.lessons.critic.parameters()))
+
+
+def test_a_checkpoint_holds_all_that_moves() -> None:
+    gan = a_gan()
+    assert gan.parts() == {
+        "generator": gan.generator,
+        "average": gan.average,
+        "discriminator": gan.discriminator,
+        "generator_optimizer": gan.generator_optimizer,
+        "discriminator_optimizer": gan.discriminator_optimizer,
+        "patch_critic": gan.lessons.critic,
+        "patch_optimizer": gan.lessons.optimizer,
+    }
+    for optimizer, module in (
+        (gan.generator_optimizer, gan.generator),
+        (gan.discriminator_optimizer, gan.discriminator),
+    ):
+        (group,) = optimizer.param_groups
+        assert [id(value) for value in group["params"]] == [id(v) for v in module.parameters()]
+        assert group["betas"] == a3gan_gan.BETAS == (0.0, 0.9)

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.errors import DeidError, UsageError
+from deidcli.faces import align, attributes, dlib_hog, landmarks
 from deidcli.fields import describe_fields, parse_fields
 from deidcli.methods import load_method
-from deidcli.methods.a3gan import losses, networks
 from deidcli.methods.a3gan import train as a3gan_training
-from deidcli.methods.a3gan.attribute_head import AttributeHead
-from deidcli.methods.a3gan.canvas import COMPONENTS, LATENT, Canvas, rim_cells, to_64
-from deidcli.methods.a3gan.latents import Description, Pool, attribute_mask, rim_of
+from deidcli.methods.a3gan import training_faces
+from deidcli.methods.a3gan.geometry import MARGIN_PADDING, MARGIN_SIDE
 from deidcli.methods.a3gan.method import A3gan
-from deidcli.methods.a3gan.networks import SIZES, Discriminator
-from deidcli.methods.a3gan.portraits import PortraitBank
 from deidcli.methods.a3gan.recipe import Recipe, Run, learning_rate_factor
-from deidcli.methods.a3gan.settings import A3ganSettings
-from deidcli.methods.a3gan.teacher import (
-    Material,
-    draw_masks,
-    make_batch,
-    new_generator,
-    principal_latents,
-    prototypes,
-)
-from deidcli.methods.a3gan.training_faces import Faces
-from deidcli.methods.blend import wide_edge_mask
-from deidcli.training.chips import load_chips
+from deidcli.methods.a3gan.settings import ATTRIBUTES, A3ganSettings
+from deidcli.methods.a3gan.training_faces import Faces, augmented, load_faces, to_batch
 from tests.conftest import PEOPLE
 from tests.methods.a3gan.conftest import TINY, context, pictures
 
@@ -61,32 +50,12 @@ def test_every_setting_says_what_it_means() -> None:
         assert not [row.name for row in describe_fields(cls) if not row.help]
 
 
-def test_without_a_pool_nothing_is_trained(trained: Path, deid: Callable[..., Any]) -> None:
-    """What is published is made of the pool: of real people, if that were the data."""
-    out = trained / "no-pool"
-    settings = dataclasses.replace(TINY, pool="")
-    with pytest.raises(UsageError, match="needs a pool") as raised:
-        a3gan_training.train([trained / "celeba"], out, settings, trained / "cache")
-    assert "pool=training" in (raised.value.hint or "")
-    with pytest.raises(UsageError, match="no pool elsewhere"):
-        missing = dataclasses.replace(TINY, pool="elsewhere")
-        a3gan_training.train([trained / "celeba"], out, missing, trained / "cache")
-    outcome = deid("train", "a3gan", trained / "celeba", "--out", out)
-    assert outcome.code == 2 and "make_people.py" in outcome.stderr
-    assert not out.exists()
-    dataclasses.replace(settings, part="attribute_head").require_pool()
-
-
 def test_settings_without_bearing_are_known() -> None:
-    assert Recipe(pool="p").ignored() == frozenset()
-    head = Recipe(part="attribute_head").ignored()
-    assert {"pool", "steps", "lambda4", "skip", "batch_size", "recognizer"} <= head
-    assert not head & {"size", "more", "attribute_epochs", "rate", "seed", "threads", "part"}
-    teacher = Recipe(pool="p", part="teacher").ignored()
-    assert {"steps", "gan_rate", "lambda_teacher", "average"} <= teacher
-    assert not teacher & {"pool", "skip", "teacher_steps", "batch_size"}
-    assert Recipe(pool="p", recognizer_faces=0).ignored() == {
-        *("recognizer", "lambda3", "lambda_diversity")
+    assert Recipe().ignored() == frozenset()
+    supervised = Recipe(part="supervised").ignored()
+    assert supervised == {
+        *("steps", "gan_rate", "penalty_every", "lambda1", "lambda2", "lambda3", "lambda4"),
+        *("attribute_steps", "attribute_batch", "attribute_rate", "limit"),
     }
 
 
@@ -96,6 +65,7 @@ def test_settings_without_bearing_are_known() -> None:
         ({"skip": "stu", "masked": "false"}, "only one"),
         ({"batch_size": "1"}, "at least 2"),
         ({"penalty_every": "0"}, "at least 1"),
+        ({"blocks": "0"}, "at least 1"),
     ],
 )
 def test_values_outside_their_range_are_errors(given: dict[str, str], words: str) -> None:
@@ -111,131 +81,144 @@ def test_an_ablation_has_weights_of_its_own_name() -> None:
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
     factors = [learning_rate_factor(step, 1000, 0.1) for step in range(1001)]
-    assert factors[0] == pytest.approx(1 / 50) and max(factors) == factors[50] == 1
-    assert factors[-1] == pytest.approx(0.1)
+    assert factors[0] == pytest.approx(1 / 100) and max(factors) == factors[100] == 1
+    assert factors[550] == pytest.approx(0.55) and factors[-1] == pytest.approx(0.1)
+    assert learning_rate_factor(0, 20, 0.1) == 0.5, "a tenth of a short training"
 
 
-# --- What the generator learns from
+# --- Photographs
 
 
-def test_latents_have_unit_variance_and_draw_their_faces() -> None:
-    values = torch.randn(40, 60) @ torch.diag(torch.linspace(3, 0.1, 60))
-    mean, components, codes = principal_latents(values, 0)
-    torch.testing.assert_close(mean + codes @ components, values, atol=1e-3, rtol=1e-3)
-    used = codes[:, :30]
-    torch.testing.assert_close(used.T @ used / len(used), torch.eye(30), atol=1e-3, rtol=0)
-    assert float(codes[:, COMPONENTS:].abs().max()) == 0
+def as_bytes(chips: Tensor) -> Tensor:
+    return (chips * 255).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
-def test_prototypes_are_what_an_attribute_adds() -> None:
-    attributes = (torch.rand(4000, 12) < 0.5).float()
-    effect = torch.randn(12, 5)
-    found = prototypes(attributes @ effect + 7, attributes)
-    torch.testing.assert_close(found, effect, atol=0.05, rtol=0)
+def test_chips_become_batches_around_their_own_colors() -> None:
+    chips = as_bytes(pictures(3))
+    batch = to_batch(chips, "cpu")
+    assert batch.shape == (3, 3, 128, 128) and batch.dtype == torch.float32
+    assert torch.equal(as_bytes(batch), chips)
 
 
-def test_masks_for_training_hold_the_presets_and_nothing() -> None:
-    masks = draw_masks(3000, torch.Generator().manual_seed(0))
-    nothing = float((masks.sum(1) == 0).float().mean())
-    assert 1 / 3 + 1 / 15 < nothing < 0.5
-    assert float((masks == attribute_mask("5")).all(1).float().mean()) > 0.04
+def test_half_of_the_photographs_are_mirrored_and_all_vary_a_little() -> None:
+    chips = pictures(200)
+    found = augmented(chips, torch.Generator().manual_seed(0))
+    same, mirrored = (
+        (found - other).flatten(1).sub((found - other).flatten(1).mean(1, keepdim=True)).abs().mean(1)
+        for other in (chips, chips.flip(3))
+    )
+    assert 0.4 < float((mirrored < same).float().mean()) < 0.6
+    assert float(torch.minimum(same, mirrored).max()) < 0.03
+    assert not torch.isclose(found.mean((1, 2, 3)), chips.mean((1, 2, 3)), atol=1e-4).all()
+    assert float(found.min()) >= 0 and float(found.max()) <= 1
 
 
-@pytest.fixture(scope="module")
-def material() -> Material:
-    """Eight faces, and four computer-made ones that draw smooth colors."""
+def test_labels_are_those_of_the_ten_and_some_are_unknown(trained: Path) -> None:
+    faces = load_faces([trained / "celeba"], trained / "cache")
+    assert faces.chips.shape[1:] == (128, 128, 3) and len(faces) == len(faces.labels) == 12
+    male = ATTRIBUTES.index("Male")
+    assert faces.labels[:4, male].tolist() == [0, 1, 0, 1]
+    others = [column for column in range(10) if column != male]
+    assert (faces.labels[:, others] == -1).all()
+    few = load_faces([trained / "celeba"], trained / "cache", limit=3)
+    assert torch.equal(few.chips, faces.chips[[0, 6, 11]])
+    assert torch.equal(few.labels, faces.labels[[0, 6, 11]])
+
+
+def test_a_sheet_shows_its_rows(tmp_path: Path) -> None:
+    rows = [pictures(3, 1), pictures(3, 2)]
+    training_faces.write_sheet(tmp_path / "new" / "sheet.png", rows)
+    shown = cv2.imread(str(tmp_path / "new" / "sheet.png"))[..., ::-1]
+    assert shown.shape == (256, 384, 3)
+    expected = as_bytes(rows[1])[2].numpy()
+    assert np.array_equal(shown[128:, 256:], expected)
+    (tmp_path / "file").write_text("")
+    with pytest.raises((DeidError, OSError)):
+        training_faces.write_sheet(tmp_path / "file" / "sheet.png", rows)
+
+
+# --- Pairs
+
+MEAN_FACE = align.apply_affine(
+    align.chip_from_unit(np.eye(2, 3), MARGIN_SIDE, MARGIN_PADDING), align.MEAN_FACE_5
+)
+"""The mean face's landmarks in a chip with a margin, px."""
+
+
+def drawn(trained: Path) -> dict[str, np.ndarray]:
+    with np.load(trained / "out" / "pairs" / "block-00000.npz") as block:
+        return {name: block[name] for name in block.files}
+
+
+def test_faces_are_drawn_where_the_geometry_says(trained: Path) -> None:
+    """dlib finds the landmarks of the mean face there."""
+    found = []
+    for chip in drawn(trained)["pictures"].reshape(-1, MARGIN_SIDE, MARGIN_SIDE, 3):
+        large = cv2.resize(chip, None, fx=4, fy=4)
+        for box, _ in dlib_hog.detect_hog(large)[:1]:
+            found.append(landmarks.landmarks(large, box) / 4)
+    assert len(found) >= 6
+    off = np.linalg.norm(np.mean(found, 0) - MEAN_FACE, axis=1)
+    assert off.max() < 3, off
+
+
+def test_heads_lie_on_the_faces(trained: Path) -> None:
+    heads = drawn(trained)["heads"].astype(float) / 255
+    assert heads[..., 60:84, 60:84].min() > 0.9
+    assert heads[..., :8, :8].mean() < 0.3
+    assert 0.2 < heads.mean() < 0.8
+
+
+def test_what_is_read_is_of_the_picture(trained: Path) -> None:
+    """The attribute classifier agrees on sex, where the reader is sure."""
+    block = drawn(trained)
+    net, male = attributes.load(), CELEBA_ATTRIBUTES.index("Male")
+    pictures_of = block["pictures"].reshape(-1, MARGIN_SIDE, MARGIN_SIDE, 3)
+    cuts = np.stack([attributes.cut(net, picture, MEAN_FACE) for picture in pictures_of])
+    said = block["answers"].reshape(-1, 41)[:, male]
+    sure = np.abs(said) > 1
+    same = (attributes.predict(net, cuts)[:, male] > 0.5) == (said > 0)
+    assert sure.sum() >= 4 and same[sure].mean() >= 0.8
+
+
+# --- The attribute head
+
+
+def test_the_attribute_head_learns_each_attribute_in_its_own_column(tmp_path: Path) -> None:
+    """Of brightness, in the sixth column; a label that is missing teaches nothing."""
     random = torch.Generator().manual_seed(0)
-    count, pool = 8, 8
-
-    def described(rows: int) -> Description:
-        sizes = (12, 10, 11, 128, 180)
-        return Description(*(torch.rand(rows, size, generator=random) for size in sizes))
-
-    def as_bytes(chips: torch.Tensor) -> torch.Tensor:
-        return (chips * 255).byte().permute(0, 2, 3, 1).contiguous()
-
-    labels = torch.zeros(count, 12), torch.zeros(count, 40)
-    faces = Faces(as_bytes(pictures(count, 1)), *labels, torch.zeros(count, 10))
-    codes = torch.zeros(pool, LATENT)
-    codes[:, :COMPONENTS] = torch.randn(pool, COMPONENTS, generator=random)
-    canvas = Canvas(128)
-    canvas.mean.fill_(0.5)
-    canvas.components[:COMPONENTS] = 0.002 * torch.randn(
-        COMPONENTS, canvas.mean.numel(), generator=random
+    bright = torch.rand(24, generator=random).round()
+    chips = 0.1 + 0.3 * pictures(24)
+    chips[:, :, 32:96, 32:96] += 0.5 * bright.view(-1, 1, 1, 1)
+    labels = torch.full((24, 10), -1.0)
+    labels[:, 5] = bright
+    recipe = dataclasses.replace(
+        TINY, attribute_steps=40, attribute_rate=1e-2, checkpoint_steps=100
     )
-    portraits = PortraitBank.encode(as_bytes(pictures(pool // 2, 2)).numpy())
-    return Material(faces, described(count), portraits, Pool(codes, described(pool)), canvas)
-
-
-def test_a_batch_asks_for_its_own_faces_in_the_light_of_the_pictures(material: Material) -> None:
-    run, rows = Run(TINY, Path()), torch.tensor([1, 3, 5])
-    batch = make_batch(material, rows, torch.Generator().manual_seed(0), run)
-    chips = material.faces.chips[rows].permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(batch.chips, chips)
-    own = material.described.attributes[rows, :10]
-    torch.testing.assert_close(batch.attributes, own)
-    rims = [rim_cells(to_64(value)) for value in (batch.chips, batch.faces, batch.target)]
-    assert float((rims[2] - rims[0]).abs().mean()) < 0.8 * float((rims[1] - rims[0]).abs().mean())
-    middle = (slice(None), slice(None), slice(56, 72), slice(56, 72))
-    distances = torch.stack(
-        [(batch.target[middle] - other[middle]).abs().mean() for other in (batch.faces, chips)]
-    )
-    assert distances.argmin() == 0
-
-
-def test_under_the_teacher_the_picture_comes_nearer_to_its_target(
-    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a canvas, for with one the target is the canvas."""
-    bare = dataclasses.replace(SIZES["tiny"], canvas=False)
-    monkeypatch.setitem(networks.SIZES, "tiny", bare)
-    recipe = dataclasses.replace(TINY, teacher_steps=40, rate=1e-2, checkpoint_steps=100)
-    run, window = Run(recipe, tmp_path), wide_edge_mask(128)
-    batch = make_batch(material, torch.arange(8), torch.Generator().manual_seed(0), run)
-    head = AttributeHead(Discriminator(bare).eval(), torch.ones(10), torch.zeros(128))
-    new = new_generator(material, run)
-    taught = a3gan_training.train_under_teacher(material, material.faces, head, run)
+    faces = Faces(as_bytes(chips), labels)
+    head = a3gan_training.train_attribute_head(faces, None, Run(recipe, tmp_path))
     with torch.no_grad():
-        before, after = (
-            float(
-                losses.teacher_loss(
-                    generator.train()(batch.chips, batch.latent, batch.mask), batch.target, window
-                )
-            )
-            for generator in (new, taught)
-        )
-    assert after < 0.8 * before
-
-
-def test_the_pool_holds_mirror_images_after_the_portraits(trained: Path) -> None:
-    saved = torch.load(trained / "out" / "material.pt", weights_only=True)
-    chips = load_chips(trained / "celeba", 128, 0.6, trained / "cache", True)
-    faces = torch.from_numpy(np.array(chips.chips)).permute(0, 3, 1, 2) / 255
-    count = len(faces)
-    rims = saved["theirs"]["rim"]
-    torch.testing.assert_close(rims[:count], rim_of(faces), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(rims[count:], rim_of(faces.flip(3)), atol=1e-4, rtol=1e-4)
-    assert len(saved["codes"]) == 2 * count and len(saved["ends"]) == count
-
-
-def test_what_is_labeled_is_not_what_the_head_guesses(trained: Path) -> None:
-    saved = torch.load(trained / "out" / "material.pt", weights_only=True)["own"]["attributes"]
-    male = saved[:, 4]
-    assert set(male.tolist()) == {0.0, 1.0} and male.tolist()[:4] == [0, 1, 0, 1]
-    bangs = saved[:, 0]  # without a label
-    assert ((bangs > 0) & (bangs < 1)).all()
+        said = head(to_batch(faces.chips, "cpu"))[1]
+    assert float(((said[:, 5] > 0) == (bright > 0)).float().mean()) > 0.9
+    words = a3gan_training._accuracy(head, faces, "cpu")
+    assert "Mouth_Slightly_Open 1.00" in words or "Mouth_Slightly_Open 0.9" in words
 
 
 # --- All of it
 
 
+def train(folder: Path, out: str, recipe: Recipe = TINY, **more: Any) -> list[Path] | None:
+    data = [folder / "celeba"]
+    return a3gan_training.train(data, folder / out, recipe, folder / "cache", **more)
+
+
+@pytest.mark.usefixtures("few_pairs")
 def test_training_resumes_to_the_same_weights_and_draws_a_sheet(trained: Path) -> None:
     """It leaves after every second step, at times between two checkpoints."""
-    assert (trained / "out" / "samples.png").stat().st_size > 10_000
+    shown = cv2.imread(str(trained / "out" / "samples.png"))
+    assert shown.shape == (8 * 128, 12 * 128, 3)
     for times in range(40):  # noqa: B007
-        made = a3gan_training.train(
-            [trained / "celeba"], trained / "again", TINY, trained / "cache", stop_after=2
-        )
+        made = train(trained, "again", stop_after=2)
         if made is not None:
             break
     else:
@@ -246,30 +229,56 @@ def test_training_resumes_to_the_same_weights_and_draws_a_sheet(trained: Path) -
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-def test_the_average_and_the_head_as_it_was_are_what_is_written(trained: Path) -> None:
+def test_the_sheet_shows_photographs_what_is_published_of_them_and_pairs(trained: Path) -> None:
+    shown = cv2.imread(str(trained / "out" / "samples.png"))[..., ::-1]
+    rows = shown.reshape(8, 128, 12, 128, 3).transpose(0, 2, 1, 3, 4)
+    faces = load_faces([trained / "celeba"], trained / "cache")
+    assert np.array_equal(rows[0], faces.chips.numpy())
+    for row in rows[1:5]:
+        assert np.array_equal(row[:, -1], rows[0][:, -1]), "only the head is replaced"
+        assert np.abs(row[:, 64, 64].astype(int) - rows[0][:, 64, 64]).mean() > 5
+    for left, right in ((1, 2), (1, 3), (3, 4)):
+        assert not np.array_equal(rows[left], rows[right])
+    assert np.array_equal(rows[5][0], drawn(trained)["pictures"][0, 0, 8:-8, 8:-8])
+    assert not np.array_equal(rows[5], rows[7])
+
+
+def test_the_average_is_what_is_written(trained: Path) -> None:
     out = trained / "out"
     written = load_file(out / "a3gan-tiny.safetensors")
     gan = torch.load(out / "gan.pt", weights_only=True)
-    head = torch.load(out / "attribute_head.pt", weights_only=True)["model"]
     moved = 0
     for key, value in gan["average"].items():
         if value.is_floating_point():
-            assert torch.equal(written[f"generator.{key}"], value.half())
-            moved += not torch.equal(written[f"generator.{key}"], gan["generator"][key].half())
-    assert moved > 10
-    for key, value in head.items():
-        if not key.startswith("critic."):
-            assert torch.equal(written[f"attribute_head.{key}"], value.half())
-    assert not torch.equal(head["attributes.weight"], gan["discriminator"]["attributes.weight"])
-    assert not [key for key in written if ".critic." in key]
+            assert torch.equal(written.pop(f"generator.{key}"), value.half())
+            moved += not torch.equal(value.half(), gan["generator"][key].half())
+    assert moved > 10 and not written
 
 
-def test_the_card_warns_of_real_faces(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_part_goes_on_from_the_one_before(trained: Path) -> None:
+    out = trained / "out"
+    parts = {
+        name: torch.load(out / f"{name}.pt", weights_only=True)
+        for name in ("supervised", "attribute_head", "gan")
+    }
+    for key in ("generator", "average"):
+        old, new = (parts[name][key]["encoder.4.0.weight"] for name in ("supervised", "gan"))
+        assert not torch.equal(old, new) and float((old - new).norm() / old.norm()) < 0.2
+    old, new = (
+        parts[name][key]["attributes.2.weight"]
+        for name, key in (("attribute_head", "model"), ("gan", "discriminator"))
+    )
+    assert not torch.equal(old, new) and float((old - new).norm() / old.norm()) < 0.2
+
+
+def test_the_card_says_what_it_was_trained_on(trained: Path) -> None:
     card = tomllib.loads((trained / "out" / "weights.toml").read_text())["a3gan-tiny"]
-    assert "real people" in card["notes"]
-    assert "--set pool=training" in card["command"] and "cache" not in card["command"]
-    a3gan_training.train([trained / "celeba"], trained / "out", TINY, trained / "cache")
-    assert "real people" in capsys.readouterr().err
+    assert card["trained_on"] == "celeba, pictures of random-face"
+    assert card["kind"] == "a3gan" and card["license"] == "Apache-2.0"
+    assert card["input"] == {"side": 128, "padding": 0.5, "range": "[0, 1]", "color": "RGB"}
+    assert "deid train a3gan" in card["command"] and "cache" not in card["command"]
+    for setting in ("supervised_steps=3", "blocks=1", "batch_size=4"):
+        assert setting in card["command"]
 
 
 def test_trained_weights_are_used_where_deid_weights_says(
@@ -283,34 +292,38 @@ def test_trained_weights_are_used_where_deid_weights_says(
         load_method("a3gan", {"variant": "stu"}, "cpu")
 
 
-def test_other_settings_need_another_folder(trained: Path) -> None:
-    changed = dataclasses.replace(TINY, lambda4=1.0)
-    with pytest.raises(DeidError, match="lambda4"):
-        a3gan_training.train([trained / "celeba"], trained / "out", changed, trained / "cache")
-
-
-def test_faces_of_the_pool_without_a_number_are_left_out(trained: Path) -> None:
-    labels = np.full((24, 40), 0.5, np.float32)
-    labels[3] = np.nan
-    np.save(trained / "labels.npy", labels)
-    settings = dataclasses.replace(
-        TINY, pool=str(PEOPLE / "portraits"), pool_labels=str(trained / "labels.npy")
+def test_a_warm_start_begins_with_the_weights_that_are_there(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEID_WEIGHTS", str(trained / "out"))
+    new, warm = (
+        a3gan_training.new_generator(Run(dataclasses.replace(TINY, warm=warm), tmp_path))
+        for warm in (False, True)
     )
+    written = load_file(trained / "out" / "a3gan-tiny.safetensors")
+    for name, value in warm.named_parameters():
+        assert torch.equal(value, written[f"generator.{name}"].float())
+    assert not torch.equal(new.encoder[0][0].weight, warm.encoder[0][0].weight)
+    again = a3gan_training.new_generator(Run(TINY, tmp_path))
+    assert torch.equal(new.encoder[0][0].weight, again.encoder[0][0].weight)
 
-    def made() -> list[Path] | None:
-        data, out = [trained / "celeba"], trained / "pooled"
-        return a3gan_training.train(data, out, settings, trained / "cache")
 
-    written = made()
-    assert written is not None
-    tensors = load_file(written[0])
-    assert len(tensors["portraits.ends"]) == 23 and len(tensors["pool.codes"]) == 46
-    card = tomllib.loads((trained / "pooled" / "weights.toml").read_text())["a3gan-tiny"]
-    assert card["notes"] == "" and "--set pool=portraits " in card["command"] + " "
-    np.save(trained / "labels.npy", labels[:20])
-    (trained / "pooled" / "material.pt").unlink()
-    with pytest.raises(DeidError, match="20 rows; the pool has 24"):
-        made()
+@pytest.mark.usefixtures("few_pairs")
+def test_pairs_alone_can_be_trained_on(trained: Path) -> None:
+    made = train(trained, "out", dataclasses.replace(TINY, part="supervised"))
+    assert made is not None
+    taught = torch.load(trained / "out" / "supervised.pt", weights_only=True)["average"]
+    written = load_file(made[0])
+    assert torch.equal(written["generator.last.0.bias"], taught["last.0.bias"].half())
+    train(trained, "out")  # as it was
+
+
+@pytest.mark.usefixtures("few_pairs")
+def test_other_settings_need_another_folder(trained: Path) -> None:
+    with pytest.raises(DeidError, match="lambda4"):
+        train(trained, "out", dataclasses.replace(TINY, lambda4=1.0))
+    with pytest.raises(DeidError, match="lambda_person"):
+        train(trained, "out", dataclasses.replace(TINY, lambda_person=1.0))
 
 
 def test_training_without_labels_is_refused_before_the_first_step(trained: Path) -> None:

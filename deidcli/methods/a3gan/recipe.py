@@ -51,8 +51,6 @@ class Recipe:
     """Adam's highest learning rate for generator and discriminator; its betas are (0, 0.9)."""
     penalty_every: int = 2
     """The gradient penalty is computed on every so many steps, with so many times its weight."""
-    recognizer: str = "dlib"
-    """The frozen recognizer of eq. 12, and of the wanted person on pairs."""
     lambda1: float = 1.0
     """Weight of L_att1 (eq. 13)."""
     lambda2: float = 0.5
@@ -125,7 +123,7 @@ SUPERVISED = (
     *PAIRS,
     *("skip", "masked", "inject", "warm", "supervised_steps", "batch_size", "rate", "patch_rate"),
     *("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch"),
-    *("average", "precision", "recognizer"),
+    *("average", "precision"),
 )
 ATTRIBUTES = ("size", "attribute_steps", "attribute_batch", "attribute_rate", "limit", "seed")
 GAN = (

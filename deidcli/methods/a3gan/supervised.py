@@ -25,8 +25,9 @@ class Lessons:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.embedder = recognizers.load(recipe.recognizer, recipe.device)
-        self.lower = recognizers.load("dlib", recipe.device)
+        self.embedder = recognizers.load("dlib", recipe.device)
+        assert isinstance(self.embedder.net, DlibRecognizer)
+        self.net = self.embedder.net
         self.critic = PatchCritic(SIZES[recipe.size].critic[:3]).to(recipe.device)
         self.critic.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), recipe.patch_rate, (0.0, 0.99))
@@ -38,12 +39,10 @@ class Lessons:
         }
 
     def seen(self, chips: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The lower maps of dlib's recognizer, and the embeddings (B, D) of the recipe's."""
-        assert isinstance(self.lower.net, DlibRecognizer)
+        """The lower maps of dlib's recognizer, and its embeddings (B, 128)."""
         with self.recipe.autocast():
-            maps = self.lower.net.maps(losses.recognizer_view(chips, self.lower.recognizer))
-            view = losses.recognizer_view(chips, self.embedder.recognizer)
-            embeddings: Tensor = self.embedder(view).float()
+            maps = self.net.maps(losses.recognizer_view(chips, self.embedder.recognizer))
+            embeddings = maps[-1].float().mean((2, 3)) @ self.net.projection
         return [found.float() for found in maps[:LOWER]], embeddings
 
     def critic_step(self, made: Tensor, target: Tensor) -> float:

@@ -296,7 +296,9 @@ def test_discriminator_and_patch_critic_move_and_the_head_stays() -> None:
     before, patches = values_of(head), values_of(gan.lessons.critic)
     a_step(gan)
     assert all(map(torch.equal, before, head.parameters()))
-    moved = [not torch.equal(*two) for two in zip(before, values_of(gan.discriminator), strict=True)]
+    moved = [
+        not torch.equal(*two) for two in zip(before, values_of(gan.discriminator), strict=True)
+    ]
     assert sum(moved) >= len(moved) - 5, "biases before instance norms have no bearing"
     assert not all(map(torch.equal, patches, gan.lessons.critic.parameters()))
 

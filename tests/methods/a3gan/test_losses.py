@@ -38,11 +38,19 @@ def test_the_anonymization_loss_is_the_reciprocal_of_the_cross_entropy() -> None
     assert float(far) < float(loss) < float(near) < 1 / losses.EPSILON
 
 
-def test_identity_and_diversity_count_no_negative_cosine() -> None:
-    a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
-    b = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [1.0, 1.0]])
-    assert float(losses.identity_loss(a, b)) == pytest.approx((1 + 0 + math.sqrt(0.5)) / 3)
-    assert float(losses.diversity_loss(b)) == pytest.approx(math.sqrt(0.5) / 3)
+def test_the_identity_loss_counts_no_negative_cosine() -> None:
+    a = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    b = torch.tensor([[3.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    assert float(losses.identity_loss(a, b)) == pytest.approx((1 + 0 + math.sqrt(0.5) + 0) / 4)
+
+
+def test_the_identity_loss_starts_from_the_originals_mean() -> None:
+    """Embeddings that all point one way are not alike for that."""
+    a = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    b = torch.tensor([[3.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    far = torch.tensor([100.0, 70.0])
+    moved = losses.identity_loss(a + far, b + far)
+    assert float(moved) == pytest.approx(float(losses.identity_loss(a, b)), abs=1e-4)
 
 
 def test_critic_and_generator_pull_opposite_ways() -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from deidcli.faces import align, recognizers
-from deidcli.methods.a3gan import losses, supervised
+from deidcli.methods.a3gan import losses
 from deidcli.methods.a3gan.geometry import PADDING
-from deidcli.methods.a3gan.networks import SIZES, Generator, Size
+from deidcli.methods.a3gan.networks import Generator, Size
 from deidcli.methods.a3gan.pair_batches import Batch
 from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, learning_rate_factor
 from deidcli.methods.a3gan.supervised import Lessons, Supervised

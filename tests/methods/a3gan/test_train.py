@@ -104,7 +104,11 @@ def test_half_of_the_photographs_are_mirrored_and_all_vary_a_little() -> None:
     chips = pictures(200)
     found = augmented(chips, torch.Generator().manual_seed(0))
     same, mirrored = (
-        (found - other).flatten(1).sub((found - other).flatten(1).mean(1, keepdim=True)).abs().mean(1)
+        (found - other)
+        .flatten(1)
+        .sub((found - other).flatten(1).mean(1, keepdim=True))
+        .abs()
+        .mean(1)
         for other in (chips, chips.flip(3))
     )
     assert 0.4 < float((mirrored < same).float().mean()) < 0.6

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from deidcli.faces.align import Image, Mask, chip_affine
 from deidcli.methods.masks import rounded_ellipse
@@ -43,6 +46,19 @@ def drawn_side_of(share: NDArray[np.float32]) -> Image:
     the drawn picture alone: (256, 256)."""
     wide = cv2.resize(share, (384, 384))[64:-64, 64:-64]
     return np.asarray(np.rint(wide * 255), np.uint8)
+
+
+VEIL = 8
+"""Side of the cells over which a head is averaged, px."""
+
+
+def veiled(chips: Tensor, share: Tensor) -> Tensor:
+    """Chips (N, 3, S, S), averaged over cells of VEIL where `share`, of any shape that fits, is
+    1."""
+    coarse = functional.interpolate(
+        functional.avg_pool2d(chips, VEIL), scale_factor=float(VEIL), mode="bilinear"
+    )
+    return torch.lerp(chips, coarse, share)
 
 
 def window() -> Mask:

@@ -15,6 +15,9 @@ departs, and why:
   anchor under eq. 13.
 - **The shipped size is `compact`**: half of the generator's widths, a quarter of the
   discriminator's, at 128 px, a latent of 128 numbers, and no batch norm and ReLU after D5.
+- **The encoder sees a veiled head** (`veil=true`): averaged over cells of 8 px. The shipped
+  networks are at the beginning of their training; whole heads they let through
+  (docs/methods/a3gan.md).
 - A mask of 1 asks for the attribute's opposite on pairs; under eq. 11 it lets it change.
 - L_deid counts no negative cosine.
 - Only the inside of a soft mask is replaced; the rest of the picture stays.
@@ -28,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deidcli.faces.align import Mask
-from deidcli.methods.a3gan.geometry import PADDING, window
+from deidcli.methods.a3gan.geometry import PADDING, veiled, window
 from deidcli.methods.a3gan.networks import SIZES, VARIANTS, Generator
 from deidcli.methods.a3gan.settings import ATTRIBUTES, A3ganFacts, A3ganSettings
 from deidcli.methods.base import Chip, Context, Method
@@ -48,6 +51,7 @@ class A3gan(A3ganFacts, Method):
         size = SIZES[settings.size]
         self.chip = Chip(size.side, PADDING)
         self.mask: Mask = window()
+        self.share = torch.from_numpy(self.mask).to(device)
         generator = Generator(size, VARIANTS[settings.variant])
         load_part(generator, "generator", own_weights(self.weights(settings)[0])[0])
         self.generator = ready(generator, device)
@@ -65,6 +69,8 @@ class A3gan(A3ganFacts, Method):
         for start in range(0, len(chips), MICRO_BATCH):
             rows = slice(start, start + MICRO_BATCH)
             full = filled(chips[rows], MICRO_BATCH).contiguous(memory_format=torch.channels_last)
+            if self.settings.veil:
+                full = veiled(full, self.share)
             made = self.generator(full, filled(latent[rows], MICRO_BATCH), mask)
             out[rows] = made[: len(chips[rows])].clamp(0, 1)
         return out

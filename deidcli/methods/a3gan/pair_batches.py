@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.methods.a3gan.geometry import MARGIN_SIDE, SIDE
+from deidcli.methods.a3gan.geometry import MARGIN_SIDE, SIDE, veiled
 from deidcli.methods.a3gan.pairs import GROUP, TRUNCATION, Components, block_path
 from deidcli.methods.a3gan.settings import ATTRIBUTES
 
@@ -21,8 +21,6 @@ HEAD = (0.3, 0.5)
 """Where the outline of a head begins, and how far it reaches, in shares of head."""
 TURN, ZOOM, SHIFT = 0.1, 0.08, 0.03
 """Highest turn (radians), change of scale and shift (sides of the chip) of a pair."""
-VEIL = 8
-"""Side of the cells over which the head of a veiled source is averaged, px."""
 PER_GROUP = GROUP * (GROUP - 1)
 
 
@@ -68,12 +66,12 @@ class Pairs:
         random: torch.Generator,
         device: str,
         vary: bool = True,
-        veiled: float = 0.0,
+        veil: float = 0.0,
     ) -> Batch:
         """The pairs `rows` (B,), each in [0, len(self)).
 
         Args:
-            veiled: share of sources whose head is averaged over cells, so that the person has to
+            veil: share of sources whose head is averaged over cells, so that the person has to
                 come from the latent: networks that only see whole sources learn to copy them.
         """
         group, order = rows // PER_GROUP, rows % PER_GROUP
@@ -92,7 +90,8 @@ class Pairs:
         target = target * head + source * (1 - head)
         if vary:
             source, target = _as_photographed(source, target, random)
-            source = _veiled(source, head, veiled, random)
+            some = torch.rand(len(source), 1, 1, 1, generator=random) < veil
+            source = veiled(source, some.to(source) * head)
         last = torch.channels_last
         return Batch(
             source.contiguous(memory_format=last),
@@ -153,12 +152,3 @@ def _as_photographed(
     strength = 0.04 * (torch.rand(count, 1, 1, 1, generator=random) - 0.4).clamp(min=0)
     noise = torch.randn(found[0].shape, generator=random) * strength
     return (found[0] + noise.to(device)).clamp(0, 1), found[1]
-
-
-def _veiled(source: Tensor, head: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """A share of sources with their head averaged over cells."""
-    some = (torch.rand(len(source), 1, 1, 1, generator=random) < share).to(source)
-    coarse = functional.interpolate(
-        functional.avg_pool2d(source, VEIL), scale_factor=float(VEIL), mode="bilinear"
-    )
-    return torch.lerp(source, coarse, some * head)

@@ -33,6 +33,8 @@ class Recipe:
     """Start from the weights that are there, shipped ones or those in $DEID_WEIGHTS."""
     supervised_steps: int = 3000
     """Steps on pairs alone."""
+    veiled_until: float = 1.0
+    """In which share of those steps all sources are veiled; in the others, fewer and fewer."""
     attribute_steps: int = 500
     """Steps of the discriminator's attribute head alone (eq. 9)."""
     steps: int = 500
@@ -91,6 +93,8 @@ class Recipe:
             raise ValueError("batch_size is at least 2: half of a batch are photographs")
         if self.penalty_every < 1:
             raise ValueError("penalty_every is at least 1")
+        if not 0 <= self.veiled_until <= 1:
+            raise ValueError("veiled_until is in [0, 1]")
         if self.blocks < 1:
             raise ValueError("blocks is at least 1")
 
@@ -122,6 +126,7 @@ PAIRS = ("size", "blocks", "seed")
 SUPERVISED = (
     *PAIRS,
     *("skip", "masked", "inject", "warm", "supervised_steps", "batch_size", "rate", "patch_rate"),
+    "veiled_until",
     *("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch"),
     *("average", "precision"),
 )
@@ -142,10 +147,8 @@ def learning_rate_factor(step: int, steps: int, floor: float) -> float:
     return cosine(step, steps, warmup=min(100, steps // 10), floor=floor)
 
 
-VEILED_UNTIL = 0.5
-"""Share of the steps on pairs in which all sources are veiled; from there on fewer and fewer."""
-
-
-def veiled_share(step: int, steps: int) -> float:
-    """Return which share of sources is veiled at a step on pairs: 1 at first, 0 at the end."""
-    return min(1.0, (1 - step / steps) / (1 - VEILED_UNTIL))
+def veiled_share(step: int, steps: int, until: float) -> float:
+    """Return which share of sources is veiled at a step on pairs: 1 up to a share `until` of the
+    steps, then falling to 0 at the last."""
+    left, falling = 1 - step / steps, 1 - until
+    return 1.0 if left >= falling else left / falling

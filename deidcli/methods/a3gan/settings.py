@@ -43,6 +43,9 @@ class A3ganSettings:
     """The attributes that are kept, of the ten, Smiling and Eyeglasses; --attrs sets it."""
     size: SizeName = "compact"
     """compact: what a CPU trains, shipped. paper: tables 2 to 4, which you train yourself."""
+    veil: bool = True
+    """Average the head over cells of 8 px before the encoder sees it. Without, the shipped networks
+    let the person through."""
     variant: VariantName = "full"
     """full, or an ablation of table 1 (stu, no-scu, no-mask, no-adain), which you train."""
 
@@ -112,6 +115,15 @@ class A3ganFacts(Facts):
         free = settings.changing()
         names = [name for name in ATTRIBUTES if name not in free]
         return (*names, *(n for n in parse_attributes(settings.attrs) if n not in names))
+
+    @classmethod
+    def warning(cls, settings: A3ganSettings) -> str:
+        """Return what a run says when it starts."""
+        whole = "" if settings.veil else " With veil=false most people stay recognizable."
+        return (
+            "a3gan's shipped networks are at the beginning of their training: soft faces, the same "
+            f"person for every seed, and the mask changes little.{whole} For use take surrogate"
+        )
 
     @classmethod
     def weights(cls, settings: A3ganSettings) -> tuple[str, ...]:

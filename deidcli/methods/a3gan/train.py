@@ -72,6 +72,8 @@ WEIGHT_DECAY = 0.02
 SHEET = 12
 """Faces on the sheet of samples."""
 READ_AT_ONCE = 32
+TOLD_BY = 64
+"""Pairs on which it is told what the generator uses."""
 
 
 @with_own_faces
@@ -179,12 +181,12 @@ def train_on_pairs(pairs: Pairs, shown: Faces, run: Run) -> Supervised:
     taught = Supervised(new_generator(run), recipe)
 
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
-        veiled = veiled_share(step, recipe.supervised_steps)
-        return taught.step(step, pairs.batch(rows, random, recipe.device, veiled=veiled))
+        veil = veiled_share(step, recipe.supervised_steps, recipe.veiled_until)
+        return taught.step(step, pairs.batch(rows, random, recipe.device, veil=veil))
 
     def after(step: int) -> str:
         draw_sheet(taught.average, shown, pairs, run)
-        return ""
+        return told_by(taught.average, pairs, run)
 
     count, fixed = len(pairs), run.fixed(SUPERVISED)
     take_steps(
@@ -192,6 +194,25 @@ def train_on_pairs(pairs: Pairs, shown: Faces, run: Run) -> Supervised:
         step_of, run, fixed, after,
     )  # fmt: skip
     return taught
+
+
+@torch.no_grad()
+def told_by(generator: Generator, pairs: Pairs, run: Run) -> str:
+    """Return words for the log: the distance to the targets in the heads, levels of 255, and what
+    it is with another latent, and with the mask turned round: as large, if they are not used."""
+    random = torch.Generator().manual_seed(run.settings.seed)
+    rows = torch.randperm(len(pairs), generator=random)[:TOLD_BY]
+    batch = pairs.batch(rows, random, run.settings.device, vary=False)
+    found = []
+    for latent, mask in (
+        (batch.latent, batch.mask), (batch.latent.roll(1, 0), batch.mask),
+        (batch.latent, 1 - batch.mask),
+    ):  # fmt: skip
+        made = generator(batch.source, latent, mask)
+        share = batch.head / (3 * batch.head.sum())
+        found.append(255 * float(((made - batch.target).abs() * share).sum()))
+    right, other, turned = found
+    return f"; distance {right:.1f}, another latent {other:.1f}, mask turned {turned:.1f}"
 
 
 # --- The attribute head
@@ -295,7 +316,7 @@ def draw_sheet(generator: Generator, shown: Faces, pairs: Pairs, run: Run) -> No
         rows.append(torch.lerp(chips, made.clamp(0, 1), share))
     some = torch.linspace(0, len(pairs) - 1, SHEET).long()
     batch = pairs.batch(some, random, device, vary=False)
-    coarse = pairs.batch(some, random, device, veiled=1.0)
+    coarse = pairs.batch(some, random, device, veil=1.0)
     rows += [coarse.source, generator(coarse.source, coarse.latent, coarse.mask), coarse.target]
     rows += [batch.source, generator(batch.source, batch.latent, batch.mask), batch.target]
     write_sheet(run.out / "samples.png", rows)

@@ -98,7 +98,7 @@ class SmallRecognizer(DlibRecognizer):
         nn.Module.__init__(self)
         torch.manual_seed(1)
         self.layers = nn.ModuleList(nn.Conv2d(4 if n else 3, 4, 3, 2 - n % 2, 1) for n in range(10))
-        self.projection = nn.Parameter(torch.randn(4, 6))
+        self.projection = nn.Parameter(30 * torch.randn(4, 6))
         self.requires_grad_(False)
 
     def maps(self, chips: Tensor) -> list[Tensor]:

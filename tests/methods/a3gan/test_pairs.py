@@ -547,3 +547,24 @@ def test_a_batch_is_of_the_rows_asked_for(tmp_path: Path) -> None:
     for name in ("source", "target", "head", "mask", "present"):
         assert torch.equal(getattr(some, name), getattr(whole, name)[[17, 3]]), name
     assert {field.name for field in dataclasses.fields(Batch)} == {*vars(some)}
+
+
+def test_a_veiled_source_shows_no_detail_in_the_head_and_all_around_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 255, (1, 4, MARGIN_SIDE, MARGIN_SIDE, 3))
+    heads = np.zeros((1, 4, MARGIN_SIDE, MARGIN_SIDE), np.uint8)
+    heads[..., :, :72] = 255
+    of = pairs_of(tmp_path, pictures, heads)
+    whole, veiled = (
+        of.batch(torch.arange(12), seeded(), "cpu", True, veil=share) for share in (0.0, 1.0)
+    )
+    torch.testing.assert_close(whole.target, veiled.target)
+    inside, outside = (
+        whole.head.expand_as(whole.source) == 1,
+        whole.head.expand_as(whole.source) == 0,
+    )
+    torch.testing.assert_close(whole.source[outside], veiled.source[outside])
+    assert float(veiled.source[inside].std()) < 0.4 * float(whole.source[inside].std())
+    some = of.batch(torch.arange(12), seeded(), "cpu", True, veil=0.5)
+    same = (some.source == whole.source).flatten(1).all(1)
+    assert 0 < int(same.sum()) < 12

@@ -51,7 +51,7 @@ def test_the_recognizer_is_dlibs_as_it_is_used_everywhere() -> None:
     lessons, chips = some_lessons(), pictures(2)
     with torch.no_grad():
         maps, embeddings = lessons.seen(chips)
-    assert [found.shape[-1] for found in maps] == [35] * 3 + [17] * 3 + [8] * 3
+    assert [found.shape[-1] for found in maps] == [35] * 3 + [17] * 4 + [8] * 2
     bytes_of = (chips * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     unit = align.chip_from_unit(np.eye(2, 3), 128, PADDING)
     points = align.apply_affine(unit, align.MEAN_FACE_5)
@@ -223,21 +223,26 @@ def test_convolutions_run_in_the_precision_asked_for(small_recognizer: SmallReco
 
 # --- It learns
 
-SMALL = Size((12, 16, 24, 32, 32), (4, 4, 8, 8, 8), (32,) * 6, 16, LATENT, True)
+SIDE = 64
+SMALL = Size((12, 16, 24, 32, 32), (4, 4, 8, 8, 8), (32,) * 6, 16, LATENT, True, SIDE)
 """Wide enough to learn disks."""
-DISK = 28.0
+DISK = 14.0
 """px, the radius."""
-STEPS = 120
+STEPS = 300
 
 
 def disks(count: int, seed: int) -> Batch:
     """A disk in the middle takes the color that the latent says, and is dark where mask bit 3 is
     set; the ground, smooth colors of each picture's own, stays."""
     random = torch.Generator().manual_seed(seed)
-    rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
-    disk = ((rows - 64.0) ** 2 + (columns - 64.0) ** 2 < DISK**2).float().expand(count, 1, -1, -1)
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    disk = (
+        ((rows - SIDE / 2) ** 2 + (columns - SIDE / 2) ** 2 < DISK**2)
+        .float()
+        .expand(count, 1, -1, -1)
+    )
     ground = 0.2 + 0.6 * torch.nn.functional.interpolate(
-        torch.rand(count, 3, 4, 4, generator=random), (128, 128), mode="bilinear"
+        torch.rand(count, 3, 4, 4, generator=random), (SIDE, SIDE), mode="bilinear"
     )
     old = torch.rand(count, 3, 1, 1, generator=random)
     latent = torch.randn(count, LATENT, generator=random)
@@ -262,24 +267,29 @@ def test_it_learns_to_use_source_latent_and_mask(small_recognizer: SmallRecogniz
     torch.manual_seed(0)
     new = Generator(SMALL)
     recipe = dataclasses.replace(
-        RECIPE, supervised_steps=STEPS, rate=4e-3, average=0.95, lambda_patch=0.01
+        RECIPE,
+        supervised_steps=STEPS,
+        rate=4e-3,
+        average=0.95,
+        lambda_patch=0.01,
+        lambda_person=0.0,
     )
     pupil = Supervised(new, recipe)
     before = {inside: error_of(new, disks(32, 999), inside) for inside in (True, False)}
     for step in range(STEPS):
-        pupil.step(step, disks(8, step))
+        pupil.step(step, disks(16, step))
     generator, unseen = pupil.average, disks(32, 999)
     after = {inside: error_of(generator, unseen, inside) for inside in (True, False)}
-    assert after[True] < 0.6 * before[True] and after[False] < 0.6 * before[False]
+    assert after[True] < 0.3 * before[True] and after[False] < 0.2 * before[False]
 
     def changed(**given: Tensor) -> dict[bool, float]:
         batch = dataclasses.replace(unseen, **given)
         return {inside: error_of(generator, batch, inside) for inside in (True, False)}
 
-    assert changed(latent=unseen.latent.roll(1, 0))[True] > 1.3 * after[True]
-    assert changed(mask=1 - unseen.mask)[True] > 1.3 * after[True]
-    assert changed(source=unseen.source.roll(1, 0))[False] > 1.3 * after[False]
+    assert changed(latent=unseen.latent.roll(1, 0))[True] > 1.1 * after[True]
+    assert changed(mask=1 - unseen.mask)[True] > 1.5 * after[True]
+    assert changed(source=unseen.source.roll(1, 0))[False] > 3 * after[False]
     for name in ("encoder", "scu", "ainet", "adain", "decoder", "last-layer"):
         with switched_off(generator, name):
             off = sum(error_of(generator, unseen, inside) for inside in (True, False))
-        assert off > 1.3 * sum(after.values()), name
+        assert off > 1.5 * sum(after.values()), name

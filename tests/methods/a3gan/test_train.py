@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from deidcli.methods.a3gan import train as a3gan_training
 from deidcli.methods.a3gan import training_faces
 from deidcli.methods.a3gan.geometry import MARGIN_PADDING, MARGIN_SIDE
 from deidcli.methods.a3gan.method import A3gan
-from deidcli.methods.a3gan.recipe import Recipe, Run, learning_rate_factor
+from deidcli.methods.a3gan.pair_batches import Batch, Pairs
+from deidcli.methods.a3gan.recipe import Recipe, Run, learning_rate_factor, veiled_share
 from deidcli.methods.a3gan.settings import ATTRIBUTES, A3ganSettings
 from deidcli.methods.a3gan.training_faces import Faces, augmented, load_faces, to_batch
 from tests.conftest import PEOPLE
@@ -220,7 +222,7 @@ def train(folder: Path, out: str, recipe: Recipe = TINY, **more: Any) -> list[Pa
 def test_training_resumes_to_the_same_weights_and_draws_a_sheet(trained: Path) -> None:
     """It leaves after every second step, at times between two checkpoints."""
     shown = cv2.imread(str(trained / "out" / "samples.png"))
-    assert shown.shape == (8 * 128, 12 * 128, 3)
+    assert shown.shape == (11 * 128, 12 * 128, 3)
     for times in range(40):  # noqa: B007
         made = train(trained, "again", stop_after=2)
         if made is not None:
@@ -235,7 +237,7 @@ def test_training_resumes_to_the_same_weights_and_draws_a_sheet(trained: Path) -
 
 def test_the_sheet_shows_photographs_what_is_published_of_them_and_pairs(trained: Path) -> None:
     shown = cv2.imread(str(trained / "out" / "samples.png"))[..., ::-1]
-    rows = shown.reshape(8, 128, 12, 128, 3).transpose(0, 2, 1, 3, 4)
+    rows = shown.reshape(11, 128, 12, 128, 3).transpose(0, 2, 1, 3, 4)
     faces = load_faces([trained / "celeba"], trained / "cache")
     assert np.array_equal(rows[0], faces.chips.numpy())
     for row in rows[1:5]:
@@ -243,8 +245,10 @@ def test_the_sheet_shows_photographs_what_is_published_of_them_and_pairs(trained
         assert np.abs(row[:, 64, 64].astype(int) - rows[0][:, 64, 64]).mean() > 5
     for left, right in ((1, 2), (1, 3), (3, 4)):
         assert not np.array_equal(rows[left], rows[right])
-    assert np.array_equal(rows[5][0], drawn(trained)["pictures"][0, 0, 8:-8, 8:-8])
-    assert not np.array_equal(rows[5], rows[7])
+    assert np.array_equal(rows[8][0], drawn(trained)["pictures"][0, 0, 8:-8, 8:-8])
+    assert not np.array_equal(rows[8], rows[10])
+    coarse, whole = (np.abs(np.diff(rows[row].astype(int), axis=2)).mean() for row in (5, 8))
+    assert coarse < 0.8 * whole, "veiled"
 
 
 def test_the_average_is_what_is_written(trained: Path) -> None:
@@ -335,3 +339,38 @@ def test_training_without_labels_is_refused_before_the_first_step(trained: Path)
     with pytest.raises(DeidError, match="no labels"):
         a3gan_training.train(data, out, TINY, trained / "cache")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "until", "share"),
+    [
+        (0, 1.0, 1),
+        (99, 1.0, 1),
+        (0, 0.5, 1),
+        (50, 0.5, 1),
+        (75, 0.5, 0.5),
+        (100, 0.5, 0),
+        (20, 0, 0.8),
+    ],
+)
+def test_sources_are_veiled_at_first(step: int, until: float, share: float) -> None:
+    assert veiled_share(step, 100, until) == pytest.approx(share)
+
+
+def test_the_share_of_veiled_sources_reaches_the_pairs(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    batch = Pairs.batch
+
+    def watched(self: Pairs, *args: Any, veil: float = 0.0, **given: Any) -> Batch:
+        seen.append(veil)
+        return batch(self, *args, veil=veil, **given)
+
+    monkeypatch.setattr(Pairs, "batch", watched)
+    for name in ("draw_sheet", "told_by"):
+        monkeypatch.setattr(a3gan_training, name, lambda *args: "")
+    shutil.copytree(trained / "out" / "pairs", trained / "veils" / "pairs")
+    settings = dataclasses.replace(TINY, veiled_until=0.0, part="supervised")
+    a3gan_training.train([trained / "celeba"], trained / "veils", settings, trained / "cache")
+    assert seen == pytest.approx([1, 2 / 3, 1 / 3])

@@ -134,7 +134,8 @@ def test_pose_expression_skin_and_age_are_kept(
         (read(surrogate, p.frame, p.points), read(surrogate, f, p.points))
         for p, f in zip(people, made, strict=True)
     ]
-    for name, bound in (("yaw", 6), ("pitch", 6), ("skin_l", 8), ("mouth_open", 0.06)):
+    # Five faces: on 24 the medians are 2.5, 2.0, 4.1 and 0.035.
+    for name, bound in (("yaw", 6), ("pitch", 6), ("skin_l", 8), ("mouth_open", 0.08)):
         off = [abs(named(old, name) - named(new, name)) for old, new in pairs]
         assert np.median(off) < bound, name
     ages = [abs(named(old, "age") - named(new, "age")) for old, new in pairs]

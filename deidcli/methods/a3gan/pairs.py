@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
+from deidcli.errors import DeidError
 from deidcli.faces.align import Image
 from deidcli.generator.model import IDENTITY_PLACES, Generator, mix
 from deidcli.methods.a3gan.geometry import MARGIN_SIDE, drawn_chip
@@ -131,7 +132,11 @@ def interesting(answers: NDArray[np.float32]) -> Tensor:
 def learn_components(
     generator: Generator, reading: Reading, count: int, folder: Path, seed: int
 ) -> Components:
-    """Draw a bank of mixes and learn what a code would be read as; kept in `folder`."""
+    """Draw a bank of mixes and learn what a code would be read as; kept in `folder`.
+
+    Raises:
+        DeidError: what is kept there was drawn with another seed, or for another size.
+    """
     path = folder / "components.npz"
     if not path.is_file():
         mean, axes = principal(generator, count)
@@ -149,8 +154,14 @@ def learn_components(
         explained = 1 - (wanted - known @ slopes).square().mean(0) / wanted.var(0)
         log("explained: " + " ".join(f"{share:.2f}" for share in explained.tolist()))
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, mean=mean, axes=axes, slopes=slopes.float())
+        made_with = np.array([seed, count])
+        np.savez(path, mean=mean, axes=axes, slopes=slopes.float(), made_with=made_with)
     with np.load(path) as kept:
+        if kept["made_with"].tolist() != [seed, count]:
+            raise DeidError(
+                f"the pairs in {folder} were drawn with another seed or for another size",
+                "train with the same settings, or into another folder",
+            )
         return Components(*(torch.from_numpy(kept[name]) for name in ("mean", "axes", "slopes")))
 
 
@@ -189,11 +200,9 @@ def draw_block(
             mask = drawn_mask(random)
             others = truncated_codes(generator, mean, axes, CANDIDATES, random)
             wanted = before[0].clone()
-            flip = 1 - 2 * mask
-            sure = torch.where(wanted[: len(mask)] < 0, -1.0, 1.0) * wanted[
-                : len(mask)
-            ].abs().clamp(1)
-            wanted[: len(mask)] = torch.where(mask > 0, flip * sure, wanted[: len(mask)])
+            ten = wanted[: len(mask)]
+            turned = -torch.where(ten < 0, -1.0, 1.0) * ten.abs().clamp(1)
+            wanted[: len(mask)] = torch.where(mask > 0, turned, ten)
             said = components.read(code[None], others).clamp(-LIMIT, LIMIT)
             codes.append(others[(said - wanted).square().sum(1).argmin()])
     person = torch.stack(codes)

@@ -28,6 +28,8 @@ class Lessons:
         self.embedder = recognizers.load("dlib", recipe.device)
         assert isinstance(self.embedder.net, DlibRecognizer)
         self.net = self.embedder.net
+        # Loading a network draws random numbers, unless it was loaded before.
+        torch.manual_seed(recipe.seed + 1)
         self.critic = PatchCritic(SIZES[recipe.size].critic[:3]).to(recipe.device)
         self.critic.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), recipe.patch_rate, (0.0, 0.99))

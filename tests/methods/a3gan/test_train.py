@@ -374,3 +374,10 @@ def test_the_share_of_veiled_sources_reaches_the_pairs(
     settings = dataclasses.replace(TINY, veiled_until=0.0, part="supervised")
     a3gan_training.train([trained / "celeba"], trained / "veils", settings, trained / "cache")
     assert seen == pytest.approx([1, 2 / 3, 1 / 3])
+
+
+def test_pairs_of_another_seed_are_not_taken(trained: Path) -> None:
+    shutil.copytree(trained / "out" / "pairs", trained / "seeds" / "pairs")
+    settings = dataclasses.replace(TINY, seed=TINY.seed + 1)
+    with pytest.raises(DeidError, match="another seed"):
+        a3gan_training.train([trained / "celeba"], trained / "seeds", settings, trained / "cache")

@@ -72,7 +72,7 @@ def apart(chips: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 
 def levels(chips: torch.Tensor, made: torch.Tensor) -> float:
     """Mean difference in the face, levels of 255."""
-    return float((chips - made)[:, :, 30:100, 34:94].abs().mean() * 255)
+    return float((chips - made)[..., 30:100, 34:94].abs().mean() * 255)
 
 
 # --- The networks make the face
@@ -168,6 +168,12 @@ def test_another_seed_is_another_person(shipped: A3gan, portraits: torch.Tensor)
     one, other = published(shipped, portraits), published(shipped, portraits, first=100)
     assert levels(one, other) > LEVELS
     assert float(apart(one, other).median()) > 0.35
+
+
+def test_each_face_has_a_latent_of_its_own(shipped: A3gan, portraits: torch.Tensor) -> None:
+    one = portraits[:1].expand(4, -1, -1, -1)
+    made = published(shipped, one)
+    assert all(levels(made[i], made[j]) > 1 for i in range(4) for j in range(i))
 
 
 def test_what_surrounds_the_head_stays(shipped: A3gan, portraits: torch.Tensor) -> None:

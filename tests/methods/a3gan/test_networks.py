@@ -332,3 +332,15 @@ def test_a_step_teaches_every_layer(variant: Variant) -> None:
         if value.grad is None or not value.grad.any()
     ]
     assert not without
+
+
+def test_a_new_ainet_hangs_on_its_latent_and_its_mask() -> None:
+    """PyTorch's own initial weights lose a latent's variance over six layers."""
+    torch.manual_seed(0)
+    ainet = Generator(SIZES["compact"]).ainet
+    latents, masks = torch.randn(32, SIZES["compact"].latent), torch.eye(10)
+    with torch.no_grad():
+        scale, bias = ainet(latents, torch.zeros(32, 10))
+        by_mask, _ = ainet(latents[:1].expand(10, -1), masks)
+    assert float(scale.std(0).mean()) > 0.1 and float(bias.std(0).mean()) > 0.1
+    assert float(by_mask.std(0).mean()) > 0.01

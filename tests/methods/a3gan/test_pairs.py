@@ -568,3 +568,12 @@ def test_a_veiled_source_shows_no_detail_in_the_head_and_all_around_it(tmp_path:
     some = of.batch(torch.arange(12), seeded(), "cpu", True, veil=0.5)
     same = (some.source == whole.source).flatten(1).all(1)
     assert 0 < int(same.sum()) < 12
+
+
+def test_source_and_target_are_as_soft_as_each_other(tmp_path: Path) -> None:
+    one = np.random.default_rng(0).integers(60, 190, (1, 1, MARGIN_SIDE, MARGIN_SIDE, 3))
+    of = pairs_of(tmp_path, np.repeat(one, 4, 1))
+    batch = of.batch(torch.arange(12), seeded(), "cpu", True)
+    assert float((batch.source - batch.target).abs().mean((1, 2, 3)).max()) < 0.025, "noise"
+    contrast = batch.target.std((1, 2, 3))
+    assert float(contrast.max()) > 1.3 * float(contrast.min()), "and not all alike"

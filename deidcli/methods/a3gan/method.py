@@ -13,7 +13,7 @@ departs, and why:
 - **Pairs first.** Before eq. 13 the networks learn on pictures of a face generator, of which each
   exists with several people (pairs.py): a GAN from noise needs days of a GPU. The pairs stay as an
   anchor under eq. 13.
-- **The shipped size is `compact`**: half of the generator's widths, a quarter of the
+- **The shipped size is `compact`**: half of the generator's widths or less, a quarter of the
   discriminator's, at 128 px, a latent of 128 numbers, and no batch norm and ReLU after D5.
 - **The encoder sees a veiled head** (`veil=true`): averaged over cells of 8 px. The shipped
   networks are at the beginning of their training; whole heads they let through

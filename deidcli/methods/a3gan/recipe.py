@@ -20,7 +20,7 @@ class Recipe:
     """A training run of `a3gan`."""
 
     size: SizeName = "compact"
-    """compact: half of the paper's widths, for CPUs. paper: tables 2 to 4."""
+    """compact: half of the paper's widths or less, for CPUs. paper: tables 2 to 4."""
     skip: Skip = "scu"
     """scu, or an ablation: stu, none."""
     masked: bool = True

@@ -17,7 +17,6 @@ same weights. `OUT/samples.png` shows, row by row: photographs, change=0 with tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -334,7 +333,7 @@ def write_weights(generator: Generator, run: Run, data: Sequence[Path]) -> Path:
     card = {
         "kind": "a3gan",
         "trained_on": ", ".join([*(path.name for path in data), "pictures of random-face"]),
-        "command": training_command("a3gan", replace(recipe), leave_out=()),
+        "command": training_command("a3gan", recipe),
         "license": "Apache-2.0",
         "input": {
             "side": SIZES[recipe.size].side,

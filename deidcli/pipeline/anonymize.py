@@ -115,6 +115,10 @@ def anonymize(
     options, reporter = options or Options(), reporter or Reporter()
     roots = local_paths(inputs)
     settings = run_settings(options)
+    if settings.boxes is None and settings.boxes_are == "replace":
+        raise UsageError(
+            "--boxes-are replace without boxes", "name yours: --boxes FILE or column:NAME"
+        )
     if (passphrase is not None) != wants_password(settings):
         raise UsageError(f"{settings.method} and a password do not go together", "see `--seal`")
     target = output_of(roots, out)

@@ -162,6 +162,7 @@ def take_steps(
         DeidError: the checkpoint was made with other settings.
     """
     path = run.out / f"{name}.pt"
+    fixed = fixed | {"samples": count}  # other data would be seen in another order, under one name
     batch_size = min(batch_size, count)
     per_epoch = count // batch_size
     step = 0

@@ -188,3 +188,9 @@ def test_what_a_given_box_covered_comes_back_exactly(
         for path in (pictures / "wall.png", back / "images" / "wall.png")
     )
     assert np.array_equal(original, restored)
+
+
+def test_boxes_that_replace_have_to_be_there(tmp_path: Path, pictures: Path, deid: Deid) -> None:
+    outcome = deid("anonymize", pictures, "--out", tmp_path / "out", "--boxes-are", "replace")
+    assert outcome.code == 2 and "--boxes FILE" in outcome.stderr
+    assert not (tmp_path / "out").exists()

@@ -193,6 +193,8 @@ def test_other_settings_do_not_resume(tmp_path: Path) -> None:
         Fit(tmp_path, pool="/data/one/portraits", seed=1, rate=0.2).run(3)
     with pytest.raises(DeidError, match="other settings: pool"):
         Fit(tmp_path, pool="/data/one/faces").run(3)
+    with pytest.raises(DeidError, match="other settings: samples"):
+        Fit(tmp_path, pool="/data/one/portraits", count=9).run(3)
     Fit(tmp_path, pool="/moved/portraits", checkpoint_steps=9).run(3)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deidcli.methods.a3gan import losses
-from deidcli.methods.a3gan.geometry import window
+from deidcli.methods.a3gan.geometry import veiled, window
 from deidcli.methods.a3gan.networks import Discriminator, Generator
 from deidcli.methods.a3gan.pair_batches import Batch
 from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, Recipe, learning_rate_factor
@@ -70,8 +70,9 @@ class Gan:
         self.generator.train()
         chips = torch.cat([real.chips, pairs.source])
         mask = torch.cat([real.mask, pairs.mask])
+        given = veiled(chips, self.window) if self.recipe.stays_veiled else chips
         with self.recipe.autocast():
-            made = self.generator(chips, torch.cat([real.latent, pairs.latent]), mask).float()
+            made = self.generator(given, torch.cat([real.latent, pairs.latent]), mask).float()
         fake = torch.lerp(chips, made.clamp(0, 1), self.window)
         labels = torch.cat([real.labels, pairs.present])
         values = self.discriminator_step(step, chips, labels, fake.detach(), random)
@@ -98,8 +99,8 @@ class Gan:
         scores, attributes = self.discriminator(fake)
         avoided = losses.xnor(labels.clamp(min=0), mask)
         with torch.no_grad():
-            original = self.lessons.seen(chips)[1]
-        published = self.lessons.seen(fake)[1]
+            original = self.lessons.seen(chips).person
+        published = self.lessons.seen(fake).person
         return {
             "att2": losses.anonymization_loss(attributes, avoided),
             "adv": losses.adversarial_loss(scores),

@@ -52,11 +52,11 @@ VEIL = 8
 """Side of the cells over which a head is averaged, px."""
 
 
-def veiled(chips: Tensor, share: Tensor) -> Tensor:
-    """Chips (N, 3, S, S), averaged over cells of VEIL where `share`, of any shape that fits, is
-    1."""
+def veiled(chips: Tensor, share: Tensor, side: int = VEIL) -> Tensor:
+    """Chips (N, 3, S, S), averaged over cells of `side` px where `share`, of any shape that fits,
+    is 1."""
     coarse = functional.interpolate(
-        functional.avg_pool2d(chips, VEIL), scale_factor=float(VEIL), mode="bilinear"
+        functional.avg_pool2d(chips, side), scale_factor=float(side), mode="bilinear"
     )
     return torch.lerp(chips, coarse, share)
 

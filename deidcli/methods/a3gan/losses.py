@@ -126,6 +126,15 @@ def person_loss(made: Tensor, target: Tensor) -> Tensor:
     return (made - target).square().sum(1).mean()
 
 
+def answers_loss(made: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a frozen reader's answers with those to the target. Ours.
+
+    Args:
+        made, target: (B, N) log-odds.
+    """
+    return functional.binary_cross_entropy_with_logits(made, torch.sigmoid(target))
+
+
 def patch_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Return the patch critic's hinge loss on its answers (B, 1, s, s)."""
     return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deidcli.celeba import CELEBA_ATTRIBUTES
-from deidcli.methods.a3gan.geometry import MARGIN_SIDE, SIDE, veiled
+from deidcli.methods.a3gan.geometry import MARGIN_SIDE, SIDE, VEIL, veiled
 from deidcli.methods.a3gan.pairs import GROUP, TRUNCATION, Components, block_path
 from deidcli.methods.a3gan.settings import ATTRIBUTES
 
@@ -67,12 +67,15 @@ class Pairs:
         device: str,
         vary: bool = True,
         veil: float = 0.0,
+        coarse: float = 0.0,
     ) -> Batch:
         """The pairs `rows` (B,), each in [0, len(self)).
 
         Args:
             veil: share of sources whose head is averaged over cells, so that the person has to
                 come from the latent: networks that only see whole sources learn to copy them.
+            coarse: share of the veiled sources with cells twice as wide, of which latent and mask
+                tell what cannot be seen.
         """
         group, order = rows // PER_GROUP, rows % PER_GROUP
         first = order // (GROUP - 1)
@@ -90,8 +93,10 @@ class Pairs:
         target = target * head + source * (1 - head)
         if vary:
             source, target = _as_photographed(source, target, random)
-            some = torch.rand(len(source), 1, 1, 1, generator=random) < veil
-            source = veiled(source, some.to(source) * head)
+        some, wide = torch.rand(2, len(source), 1, 1, 1, generator=random)
+        fine = (some < veil) & (wide >= coarse)
+        source = veiled(source, fine.to(source) * head)
+        source = veiled(source, ((some < veil) & (wide < coarse)).to(source) * head, 2 * VEIL)
         last = torch.channels_last
         return Batch(
             source.contiguous(memory_format=last),

@@ -34,12 +34,15 @@ class Recipe:
     supervised_steps: int = 3000
     """Steps on pairs alone."""
     veiled_until: float = 1.0
-    """In which share of those steps all sources are veiled; in the others, fewer and fewer."""
+    """In which share of those steps all sources are veiled; in the others, fewer and fewer. With 1
+    they are under eq. 13, too."""
+    coarse: float = 0.5
+    """In which share of the veiled sources cells are twice as wide as when the method is used."""
     attribute_steps: int = 500
     """Steps of the discriminator's attribute head alone (eq. 9)."""
     steps: int = 500
     """Steps with the losses of eq. 13."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Pairs in a batch; under eq. 13 half of them are photographs, at least 2."""
     attribute_batch: int = 64
     """Faces in a batch of the attribute head."""
@@ -62,12 +65,14 @@ class Recipe:
     lambda4: float = 0.02
     """Weight of L_adv."""
     lambda_picture: float = 3.0
-    """Weight of the L1 distance to the target of a pair. Ours, as the next three."""
+    """Weight of the L1 distance to the target of a pair. Ours, as the next four."""
     lambda_perceptual: float = 1.0
     """Weight of the distance of dlib's lower maps."""
-    lambda_person: float = 2.0
+    lambda_person: float = 8.0
     """Weight of the distance to the wanted person."""
-    lambda_patch: float = 0.05
+    lambda_attributes: float = 2.0
+    """Weight of the distance to the target's attributes, by the reader."""
+    lambda_patch: float = 0.1
     """Weight of the patch critic."""
     limit: int = 0
     """Use only so many faces, evenly spread; 0: all."""
@@ -95,6 +100,8 @@ class Recipe:
             raise ValueError("penalty_every is at least 1")
         if not 0 <= self.veiled_until <= 1:
             raise ValueError("veiled_until is in [0, 1]")
+        if not 0 <= self.coarse <= 1:
+            raise ValueError("coarse is in [0, 1]")
         if self.blocks < 1:
             raise ValueError("blocks is at least 1")
 
@@ -108,6 +115,11 @@ class Recipe:
         """The name of the weight file that is written: `a3gan-compact` or `a3gan-compact-stu`."""
         names = (name for name, variant in VARIANTS.items() if variant == self.variant)
         return weights_name(self.size, next(names))
+
+    @property
+    def stays_veiled(self) -> bool:
+        """Whether sources are veiled to the end of the part on pairs, and so under eq. 13."""
+        return self.veiled_until == 1
 
     def autocast(self) -> torch.autocast:
         """Let convolutions run in this run's precision."""
@@ -126,8 +138,9 @@ PAIRS = ("size", "blocks", "seed")
 SUPERVISED = (
     *PAIRS,
     *("skip", "masked", "inject", "warm", "supervised_steps", "batch_size", "rate", "patch_rate"),
-    "veiled_until",
-    *("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch"),
+    *("veiled_until", "coarse"),
+    *("lambda_picture", "lambda_perceptual", "lambda_person"),
+    *("lambda_attributes", "lambda_patch"),
     *("average", "precision"),
 )
 ATTRIBUTES = ("size", "attribute_steps", "attribute_batch", "attribute_rate", "limit", "seed")

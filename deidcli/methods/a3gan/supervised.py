@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import recognizers
 from deidcli.faces.dlib_nets import DlibRecognizer
+from deidcli.faces.reader import pooled
 from deidcli.methods.a3gan import losses
 from deidcli.methods.a3gan.networks import SIZES, Generator, PatchCritic
 from deidcli.methods.a3gan.pair_batches import Batch
 from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, Recipe, learning_rate_factor
+from deidcli.methods.a3gan.settings import ATTRIBUTES
+from deidcli.methods.loading import load_reader
 from deidcli.training.loop import average_decay, optimizer_step, update_average
 
 BETAS = (0.5, 0.99)
 LOWER = 9
 """Blocks of dlib's recognizer whose maps are compared: those of 35, 17 and 8 cells' side."""
+
+
+COLUMNS = [CELEBA_ATTRIBUTES.index(name) for name in ATTRIBUTES]
+"""Of the reader's answers: the ten attributes."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What frozen networks see in B chips."""
+
+    maps: list[Tensor]
+    """The lower maps of dlib's recognizer, (B, C, s, s) each."""
+    person: Tensor
+    """(B, 128): its embeddings."""
+    attributes: Tensor
+    """(B, 10): log-odds of the ten attributes."""
 
 
 class Lessons:
@@ -28,6 +49,7 @@ class Lessons:
         self.embedder = recognizers.load("dlib", recipe.device)
         assert isinstance(self.embedder.net, DlibRecognizer)
         self.net = self.embedder.net
+        self.reader = load_reader(recipe.device).eval().requires_grad_(False)
         # Loading a network draws random numbers, unless it was loaded before.
         torch.manual_seed(recipe.seed + 1)
         self.critic = PatchCritic(SIZES[recipe.size].critic[:3]).to(recipe.device)
@@ -37,15 +59,17 @@ class Lessons:
             "picture": recipe.lambda_picture,
             "perceptual": recipe.lambda_perceptual,
             "person": recipe.lambda_person,
+            "attributes": recipe.lambda_attributes,
             "patch": recipe.lambda_patch,
         }
 
-    def seen(self, chips: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The lower maps of dlib's recognizer, and its embeddings (B, 128)."""
+    def seen(self, chips: Tensor) -> Seen:
+        """What dlib's recognizer and the reader see."""
         with self.recipe.autocast():
             maps = self.net.maps(losses.recognizer_view(chips, self.embedder.recognizer))
-            embeddings = maps[-1].float().mean((2, 3)) @ self.net.projection
-        return [found.float() for found in maps[:LOWER]], embeddings
+        maps = [found.float() for found in maps]
+        embeddings = maps[-1].mean((2, 3)) @ self.net.projection
+        return Seen(maps[:LOWER], embeddings, self.reader(pooled(maps))[:, COLUMNS])
 
     def critic_step(self, made: Tensor, target: Tensor) -> float:
         """Move the patch critic once; return its loss."""
@@ -56,16 +80,17 @@ class Lessons:
 
     def terms(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The terms for what a generator made of a batch."""
-        maps, person = self.seen(made)
+        seen = self.seen(made)
         with torch.no_grad():
-            target_maps, target_person = self.seen(batch.target)
+            wanted = self.seen(batch.target)
         with self.recipe.autocast():
             answers = self.critic.requires_grad_(False)(made).float()
         self.critic.requires_grad_(True)
         return {
             "picture": losses.picture_loss(made, batch.target, batch.head),
-            "perceptual": losses.perceptual_loss(maps, target_maps),
-            "person": losses.person_loss(person, target_person),
+            "perceptual": losses.perceptual_loss(seen.maps, wanted.maps),
+            "person": losses.person_loss(seen.person, wanted.person),
+            "attributes": losses.answers_loss(seen.attributes, wanted.attributes),
             "patch": losses.adversarial_loss(answers),
         }
 

@@ -181,7 +181,8 @@ def train_on_pairs(pairs: Pairs, shown: Faces, run: Run) -> Supervised:
 
     def step_of(step: int, rows: Tensor, random: torch.Generator) -> dict[str, float]:
         veil = veiled_share(step, recipe.supervised_steps, recipe.veiled_until)
-        return taught.step(step, pairs.batch(rows, random, recipe.device, veil=veil))
+        batch = pairs.batch(rows, random, recipe.device, veil=veil, coarse=recipe.coarse)
+        return taught.step(step, batch)
 
     def after(step: int) -> str:
         draw_sheet(taught.average, shown, pairs, run)
@@ -197,11 +198,12 @@ def train_on_pairs(pairs: Pairs, shown: Faces, run: Run) -> Supervised:
 
 @torch.no_grad()
 def told_by(generator: Generator, pairs: Pairs, run: Run) -> str:
-    """Return words for the log: the distance to the targets in the heads, levels of 255, and what
-    it is with another latent, and with the mask turned round: as large, if they are not used."""
+    """Return words for the log: the distance to the targets in the veiled heads, levels of 255, and
+    what it is with another latent, and with the mask turned round: as large, if they are not used.
+    """
     random = torch.Generator().manual_seed(run.settings.seed)
     rows = torch.randperm(len(pairs), generator=random)[:TOLD_BY]
-    batch = pairs.batch(rows, random, run.settings.device, vary=False)
+    batch = pairs.batch(rows, random, run.settings.device, vary=False, veil=1.0)
     found = []
     for latent, mask in (
         (batch.latent, batch.mask), (batch.latent.roll(1, 0), batch.mask),

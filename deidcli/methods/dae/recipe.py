@@ -105,6 +105,10 @@ class Recipe:
         if self.target == "strangers" and (self.network != "fc" or not self.color):
             raise ValueError("target=strangers needs network=fc and color=true")
         parse_attributes(self.attributes)
+        for name in ("widths", "channels"):
+            parts = getattr(self, name).split(",")
+            if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+                raise ValueError(f"{name} are whole numbers above 0, with commas between them")
 
     def ignored(self) -> frozenset[str]:
         """Return the settings that have no bearing on the weights under this target and network.

@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from deidcli.faces import recognizers
 from deidcli.faces.dlib_nets import DlibRecognizer
+from deidcli.faces.reader import ANSWERS
 from deidcli.faces.recognizers import RECOGNIZERS
 from deidcli.methods import load_method
 from deidcli.methods.a3gan import pairs as drawn_pairs
+from deidcli.methods.a3gan import supervised
 from deidcli.methods.a3gan import train as a3gan_training
 from deidcli.methods.a3gan.geometry import PADDING
 from deidcli.methods.a3gan.networks import SIZES, Generator, Size
@@ -116,11 +118,20 @@ class SmallEmbedder:
         self.recognizer = RECOGNIZERS["dlib"]
 
 
+def small_reader(device: str) -> nn.Module:
+    """What reads the small recognizer's maps in the reader's place."""
+    torch.manual_seed(2)
+    reader = nn.Linear(140, ANSWERS)
+    reader.weight.data *= 30
+    return reader
+
+
 @pytest.fixture
 def small_recognizer(monkeypatch: pytest.MonkeyPatch) -> SmallRecognizer:
-    """dlib's recognizer is not asked, but a small one."""
+    """dlib's recognizer and the reader are not asked, but small ones."""
     embedder = SmallEmbedder()
     monkeypatch.setattr(recognizers, "load", lambda name, device: embedder)
+    monkeypatch.setattr(supervised, "load_reader", small_reader)
     return embedder.net
 
 

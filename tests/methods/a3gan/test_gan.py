@@ -12,6 +12,7 @@ from torch import Tensor
 from deidcli.methods.a3gan import gan as a3gan_gan
 from deidcli.methods.a3gan import losses
 from deidcli.methods.a3gan.gan import Gan, Photographs
+from deidcli.methods.a3gan.geometry import veiled, window
 from deidcli.methods.a3gan.networks import SIZES, Discriminator
 from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, learning_rate_factor
 from deidcli.methods.a3gan.supervised import Supervised
@@ -29,7 +30,7 @@ from tests.methods.a3gan.conftest import (
 pytestmark = pytest.mark.usefixtures("small_recognizer")
 REAL, PAIRS = 3, 2
 RECIPE = dataclasses.replace(TINY, steps=100)
-OURS = ("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch")
+OURS = ("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_attributes", "lambda_patch")
 
 
 def photographs() -> Photographs:
@@ -97,7 +98,7 @@ def test_each_term_moves_the_generator(name: str) -> None:
 def test_a_step_says_all_of_its_losses() -> None:
     assert a_step(a_gan()).keys() == {
         *("gap", "penalty", "att1", "critic", "att2", "adv", "deid"),
-        *("picture", "perceptual", "person", "patch"),
+        *("picture", "perceptual", "person", "attributes", "patch"),
     }
 
 
@@ -143,13 +144,17 @@ def test_the_penalty_of_every_second_step_has_twice_its_weight(
 # --- Who sees what
 
 
-def test_the_generator_is_shown_photographs_and_then_sources() -> None:
-    gan, seen = a_gan(), []
+@pytest.mark.parametrize("until", [0.9, 1.0])
+def test_the_generator_is_shown_photographs_and_then_sources(until: float) -> None:
+    """As the method will show them: veiled, if they were to the last on pairs."""
+    gan, seen = a_gan(veiled_until=until), []
     gan.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     a_step(gan)
     chips, _, latent, mask = joined()
+    expected = veiled(chips, torch.from_numpy(window())) if until == 1 else chips
     (inputs,) = seen
-    assert all(map(torch.equal, inputs, (chips, latent, mask)))
+    assert all(map(torch.equal, inputs, (expected, latent, mask)))
+    assert torch.equal(expected, chips) == (until < 1)
 
 
 def test_the_terms_are_those_of_the_published_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +193,7 @@ def test_eq_13_is_of_its_arguments() -> None:
     terms = gan.eq13(chips, labels, mask, made, fake)
     scores, attributes = gan.discriminator(fake)
     avoided = losses.xnor(torch.where(labels > 0, 1.0, 0.0), mask)
-    own, published = (gan.lessons.seen(values)[1] for values in (chips, fake))
+    own, published = (gan.lessons.seen(values).person for values in (chips, fake))
     expected = {
         "att2": losses.anonymization_loss(attributes, avoided),
         "adv": -scores.mean(),
@@ -244,7 +249,7 @@ def test_a_step_along_a_term_does_what_the_term_is_for(name: str) -> None:
         if name == "att2":  # a_m is not a_s where the mask is 0: nearer to a_s is further from a_m
             present = torch.where(mask == 0, labels.clamp(min=0), 1 - labels.clamp(min=0))
             return float(losses.attribute_loss(attributes, present))
-        seen = [gan.lessons.seen(values)[1] for values in (chips, faces)]
+        seen = [gan.lessons.seen(values).person for values in (chips, faces)]
         return float(torch.nn.functional.cosine_similarity(*seen).mean())
 
     with torch.no_grad():

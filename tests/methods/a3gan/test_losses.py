@@ -147,3 +147,14 @@ def test_the_recognizer_sees_what_it_would_cut(name: str) -> None:
     expected = cut(name, chip, points).astype(np.float32) / 255
     seen = recognizer_view(picture, RECOGNIZERS[name])[0].permute(1, 2, 0).numpy()
     assert float(np.abs(seen - expected).mean()) < 0.01
+
+
+def test_the_answers_loss_is_least_where_the_answers_agree() -> None:
+    target = torch.tensor([[2.0, -1.0, 0.0]])
+    share = torch.sigmoid(target)
+    entropy = -(share * share.log() + (1 - share) * (1 - share).log()).mean()
+    torch.testing.assert_close(losses.answers_loss(target, target), entropy)
+    turned = losses.answers_loss(-target, target)
+    other = -(share * (1 - share).log() + (1 - share) * share.log()).mean()
+    torch.testing.assert_close(turned, other)
+    assert float(turned) > float(entropy)

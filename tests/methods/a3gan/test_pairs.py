@@ -570,6 +570,25 @@ def test_a_veiled_source_shows_no_detail_in_the_head_and_all_around_it(tmp_path:
     assert 0 < int(same.sum()) < 12
 
 
+def test_some_veils_are_twice_as_coarse(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 255, (1, 4, MARGIN_SIDE, MARGIN_SIDE, 3))
+    heads = np.full((1, 4, MARGIN_SIDE, MARGIN_SIDE), 255, np.uint8)
+    of = pairs_of(tmp_path, pictures, heads)
+
+    def sources(veil: float, coarse: float) -> torch.Tensor:
+        batch = of.batch(torch.arange(12), seeded(), "cpu", False, veil=veil, coarse=coarse)
+        return batch.source
+
+    whole, fine, wide = sources(0, 1), sources(1, 0), sources(1, 1)
+    everywhere = torch.ones(1, 1, 1, 1)
+    torch.testing.assert_close(fine, geometry.veiled(whole, everywhere, 8))
+    torch.testing.assert_close(wide, geometry.veiled(whole, everywhere, 16))
+    some = sources(1, 0.5)
+    kinds = [(some == one).flatten(1).all(1) for one in (fine, wide)]
+    assert kinds[0].any() and kinds[1].any() and (kinds[0] ^ kinds[1]).all()
+
+
 def test_source_and_target_are_as_soft_as_each_other(tmp_path: Path) -> None:
     one = np.random.default_rng(0).integers(60, 190, (1, 1, MARGIN_SIDE, MARGIN_SIDE, 3))
     of = pairs_of(tmp_path, np.repeat(one, 4, 1))

@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from deidcli.celeba import CELEBA_ATTRIBUTES
 from deidcli.faces import align, recognizers
+from deidcli.faces.reader import pooled
 from deidcli.methods.a3gan import losses
 from deidcli.methods.a3gan.geometry import PADDING
 from deidcli.methods.a3gan.networks import Generator, Size
 from deidcli.methods.a3gan.pair_batches import Batch
 from deidcli.methods.a3gan.recipe import GENERATOR_FLOOR, learning_rate_factor
+from deidcli.methods.a3gan.settings import ATTRIBUTES
 from deidcli.methods.a3gan.supervised import Lessons, Supervised
+from deidcli.methods.loading import load_reader
 from tests.methods.a3gan.conftest import (
     LATENT,
     TINY,
@@ -31,7 +35,7 @@ from tests.methods.a3gan.conftest import (
 from tests.methods.a3gan.switches import switched_off
 
 RECIPE = dataclasses.replace(TINY, supervised_steps=100)
-LAMBDAS = ("lambda_picture", "lambda_perceptual", "lambda_person", "lambda_patch")
+TERMS = ("picture", "perceptual", "person", "attributes", "patch")
 
 
 def some_lessons(**changed: Any) -> Lessons:
@@ -50,16 +54,30 @@ def a_pupil(**changed: Any) -> Supervised:
 def test_the_recognizer_is_dlibs_as_it_is_used_everywhere() -> None:
     lessons, chips = some_lessons(), pictures(2)
     with torch.no_grad():
-        maps, embeddings = lessons.seen(chips)
-    assert [found.shape[-1] for found in maps] == [35] * 3 + [17] * 4 + [8] * 2
+        seen = lessons.seen(chips)
+    assert [found.shape[-1] for found in seen.maps] == [35] * 3 + [17] * 4 + [8] * 2
     bytes_of = (chips * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     unit = align.chip_from_unit(np.eye(2, 3), 128, PADDING)
     points = align.apply_affine(unit, align.MEAN_FACE_5)
     cuts = [recognizers.cut("dlib", chip, points) for chip in bytes_of]
     expected = torch.from_numpy(recognizers.embed("dlib", cuts))
-    torch.testing.assert_close(embeddings, expected, atol=0.02, rtol=0)
-    assert float((embeddings[0] - embeddings[1]).norm()) > 0.1
+    torch.testing.assert_close(seen.person, expected, atol=0.02, rtol=0)
+    assert float((seen.person[0] - seen.person[1]).norm()) > 0.1
     assert not any(value.requires_grad for value in lessons.net.parameters())
+
+
+def test_the_reader_reads_what_the_recognizer_sees() -> None:
+    """The ten attributes, as the reader itself has them."""
+    lessons, chips = some_lessons(), pictures(2)
+    reader = load_reader("cpu")
+    with torch.no_grad():
+        maps = lessons.net.maps(losses.recognizer_view(chips, lessons.embedder.recognizer))
+        expected = reader(pooled(maps))
+        found = lessons.seen(chips).attributes
+    for column, name in enumerate(ATTRIBUTES):
+        same = expected[:, CELEBA_ATTRIBUTES.index(name)]
+        torch.testing.assert_close(found[:, column], same, atol=1e-3, rtol=1e-3)
+    assert not any(value.requires_grad for value in lessons.reader.parameters())
 
 
 def test_the_patch_critic_learns_to_tell_targets_from_what_is_made(
@@ -88,12 +106,12 @@ def test_the_terms_are_those_against_the_target(small_recognizer: SmallRecognize
     lessons, batch, made = some_lessons(), a_batch(), pictures(4, 9)
     terms = lessons.terms(made, batch)
     assert terms.keys() == lessons.lambdas.keys()
-    maps, person = lessons.seen(made)
-    target_maps, target = lessons.seen(batch.target)
+    seen, wanted = lessons.seen(made), lessons.seen(batch.target)
     expected = {
         "picture": losses.picture_loss(made, batch.target, batch.head),
-        "perceptual": losses.perceptual_loss(maps, target_maps),
-        "person": losses.person_loss(person, target),
+        "perceptual": losses.perceptual_loss(seen.maps, wanted.maps),
+        "person": losses.person_loss(seen.person, wanted.person),
+        "attributes": losses.answers_loss(seen.attributes, wanted.attributes),
         "patch": -lessons.critic.eval()(made).mean(),
     }
     lessons.critic.train()
@@ -102,17 +120,17 @@ def test_the_terms_are_those_against_the_target(small_recognizer: SmallRecognize
         assert float(value) != 0, name
 
 
-@pytest.mark.parametrize("name", LAMBDAS)
+@pytest.mark.parametrize("name", TERMS)
 def test_each_term_moves_the_generator(name: str, small_recognizer: SmallRecognizer) -> None:
-    whole, without, again = a_pupil(), a_pupil(**{name: 0.0}), a_pupil()
+    whole, without, again = a_pupil(), a_pupil(**{f"lambda_{name}": 0.0}), a_pupil()
     for pupil in (whole, without, again):
         values = pupil.step(0, a_batch())
-        assert values.keys() == {"critic", "picture", "perceptual", "person", "patch"}
+        assert values.keys() == {"critic", *TERMS}
     assert torch.equal(gradient(whole.generator), gradient(again.generator))
     assert changes(gradient(whole.generator), gradient(without.generator))
 
 
-@pytest.mark.parametrize("name", ["picture", "perceptual", "person", "patch"])
+@pytest.mark.parametrize("name", TERMS)
 def test_a_step_along_a_term_does_what_the_term_is_for(
     name: str, small_recognizer: SmallRecognizer
 ) -> None:
@@ -128,8 +146,12 @@ def test_a_step_along_a_term_does_what_the_term_is_for(
             return -float(lessons.critic(chips).mean())
         seen = [lessons.seen(values) for values in (chips, batch.target)]
         if name == "person":
-            return float((seen[0][1] - seen[1][1]).norm())
-        return sum(float((a - b).abs().mean() / b.std()) for a, b in zip(*(s[0] for s in seen)))  # noqa: B905
+            return float((seen[0].person - seen[1].person).norm())
+        if name == "attributes":
+            shares = [torch.sigmoid(one.attributes) for one in seen]
+            return float((shares[0] - shares[1]).square().mean())
+        both = zip(seen[0].maps, seen[1].maps, strict=True)
+        return sum(float((a - b).abs().mean() / b.std()) for a, b in both)
 
     with torch.no_grad():
         assert measured(moved) < measured(made.detach())
@@ -273,6 +295,7 @@ def test_it_learns_to_use_source_latent_and_mask(small_recognizer: SmallRecogniz
         average=0.95,
         lambda_patch=0.01,
         lambda_person=0.0,
+        lambda_attributes=0.0,
     )
     pupil = Supervised(new, recipe)
     before = {inside: error_of(new, disks(32, 999), inside) for inside in (True, False)}

@@ -68,6 +68,8 @@ def test_settings_without_bearing_are_known() -> None:
         ({"batch_size": "1"}, "at least 2"),
         ({"penalty_every": "0"}, "at least 1"),
         ({"blocks": "0"}, "at least 1"),
+        ({"coarse": "2"}, "coarse is in"),
+        ({"veiled_until": "-1"}, "veiled_until is in"),
     ],
 )
 def test_values_outside_their_range_are_errors(given: dict[str, str], words: str) -> None:
@@ -365,6 +367,7 @@ def test_the_share_of_veiled_sources_reaches_the_pairs(
 
     def watched(self: Pairs, *args: Any, veil: float = 0.0, **given: Any) -> Batch:
         seen.append(veil)
+        assert given.pop("coarse") == TINY.coarse > 0
         return batch(self, *args, veil=veil, **given)
 
     monkeypatch.setattr(Pairs, "batch", watched)

@@ -22,6 +22,9 @@ from tests.methods.dae.conftest import STRANGERS, TINY
         {"target": "strangers", "color": False},
         {"target": "strangers", "network": "conv"},
         {"attributes": "Mail"},
+        {"widths": "0"},
+        {"widths": "64,,8"},
+        {"channels": "8,-4"},
     ],
 )
 def test_settings_that_do_not_fit_are_refused(given: dict[str, Any]) -> None:
